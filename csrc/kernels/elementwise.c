@@ -1,0 +1,97 @@
+/* elementwise.c: kernels in which every element stands alone: activations, division of rows, embeddings. */
+#include "kernels/kernels.h"
+#include "kernels/vec_math.h"
+
+/* GELU with the exact erf: x/2 (1 + erf(x / sqrt 2)), one rounding at the end. */
+INLINE vf gelu(vf x)
+{
+	vf half = x * 0.5f;
+	return v_fma(half, v_erf(x * 0.70710678f), half);
+}
+
+/* GELU's tanh form ("gelu_new"): x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). */
+INLINE vf gelu_tanh(vf x)
+{
+	vf half = x * 0.5f;
+	vf cubic = v_fma(x * x * x, v_set(0.044715f), x);
+	return v_fma(half, v_tanh(cubic * 0.79788456f), half);
+}
+
+INLINE vf sigmoid(vf x)
+{
+	return 1.0f / (v_exp(-x) + 1.0f);
+}
+
+/* max(x, 0), NaN kept */
+INLINE vf relu(vf x)
+{
+	return v_max(v_set(0.0f), x);
+}
+
+INLINE vf apply(const enum sp_activation f, vf x)
+{
+	switch (f) {
+	case SP_GELU: return gelu(x);
+	case SP_GELU_TANH: return gelu_tanh(x);
+	case SP_RELU: return relu(x);
+	case SP_SILU: return x * sigmoid(x);
+	case SP_TANH: return v_tanh(x);
+	case SP_SIGMOID: return sigmoid(x);
+	case SP_IDENTITY: break;
+	}
+	return x;
+}
+
+/* f is a constant in every caller, so the loop holds one formula. */
+INLINE void map(const enum sp_activation f, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows,
+                int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++, x += ldx, y += ldy) {
+		int64_t i = 0;
+		for (; i + VL <= cols; i += VL)
+			v_store(y + i, apply(f, v_load(x + i)));
+		if (i < cols)
+			v_store_part(y + i, apply(f, v_load_part(x + i, cols - i)), cols - i);
+	}
+}
+
+void SP_ISA_NAME(sp_activation)(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f, int64_t rows,
+                                int64_t cols)
+{
+#define MAP(name)                                                                                                      \
+	case name: map(name, y, ldy, x, ldx, rows, cols); break;
+	switch (f) {
+		MAP(SP_IDENTITY)
+		MAP(SP_GELU)
+		MAP(SP_GELU_TANH)
+		MAP(SP_RELU)
+		MAP(SP_SILU)
+		MAP(SP_TANH)
+		MAP(SP_SIGMOID)
+	}
+#undef MAP
+}
+
+void SP_ISA_NAME(sp_divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++, y += ld) {
+		vf d = v_set(divisor[r]);
+		int64_t i = 0;
+		for (; i + VL <= cols; i += VL)
+			v_store(y + i, v_load(y + i) / d);
+		if (i < cols)
+			v_store_part(y + i, v_load_part(y + i, cols - i) / d, cols - i);
+	}
+}
+
+void SP_ISA_NAME(sp_embed_row)(float *y, const float *word, const float *type, const float *position, int64_t H)
+{
+	int64_t i = 0;
+	for (; i + VL <= H; i += VL)
+		v_store(y + i, v_load(word + i) + v_load(type + i) + v_load(position + i));
+	if (i < H)
+		v_store_part(y + i,
+		             v_load_part(word + i, H - i) + v_load_part(type + i, H - i) +
+		                     v_load_part(position + i, H - i),
+		             H - i);
+}

@@ -1,0 +1,90 @@
+/* kernels.h: the table of kernels of one instruction set, and what each kernel promises.
+ *
+ * Every kernel exists four times: generic, AVX2 + FMA, AVX-512 (one source, kernels/ compiled thrice) and scalar.c,
+ * the twin in plain C that tests hold the others against, bit for bit. dispatch.c picks one table at start.
+ * Sizes: m, n, k of a product; H values of a row; T tokens of a sentence. ld = floats from one row to the next.
+ */
+#ifndef SP_KERNELS_H
+#define SP_KERNELS_H
+
+#include <stdint.h>
+
+#define SP_KC 256 /* values of k in one block of a product: part of the contract in panel.c */
+
+/* The left operand of a panel product: element (i, p) is data[i * ld + p], or data[p * ld + i] by column. */
+struct sp_panel_a {
+	const float *data;
+	int64_t ld;
+	int by_column;
+};
+
+/* The right operand: column j of row p is data[j / nr * panel_stride + p * row_stride + j % nr].
+ * Each row of a panel is read nr wide, also where fewer columns are asked for. */
+struct sp_panel_b {
+	const float *data;
+	int64_t panel_stride, row_stride;
+};
+
+enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID };
+
+struct sp_kernels {
+	const char *isa;
+	int64_t nr; /* columns of a panel */
+
+	/* C[m,n] = A B (+ bias[n]), by the contract in panel.c. C may not overlap A, B or bias. */
+	void (*gemm)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias, int64_t m,
+	             int64_t n, int64_t k);
+	/* Copy `count` rows [count, k] of source into columns [first, first + count) of a panel [k][nr]. */
+	void (*pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
+
+	/* y[rows, cols] = f(x[rows, cols]); y may be x. */
+	void (*activation)(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f, int64_t rows,
+	                   int64_t cols);
+	/* scores [T][nr], one query per column: each becomes exp(scale * s - max over the column); sums[nr] gets the
+	 * column's sum, one chain in ascending order of keys. */
+	void (*softmax_columns)(float *scores, float *sums, float scale, int64_t keys);
+	/* Row i of y[rows, cols] divided by divisor[i]. */
+	void (*divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);
+	/* y = gamma * (z - mean z) / sqrt(var z + eps) + beta for z = a + b, row by row; b NULL: z = a. y may be a or b. */
+	void (*add_layernorm)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
+	                      const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);
+	/* y[H] = (word + type) + position */
+	void (*embed_row)(float *y, const float *word, const float *type, const float *position, int64_t H);
+
+	/* Down the T rows of h, for columns [0, cols): sums in one chain per column, from row 0 on. */
+	void (*pool_sum)(float *y, const float *h, int64_t ld, float divisor, int64_t T, int64_t cols); /* sum / divisor */
+	/* sum w_t h_t / sum w_t with w_t = first_weight + t */
+	void (*pool_weighted)(float *y, const float *h, int64_t ld, int64_t first_weight, int64_t T, int64_t cols);
+	void (*pool_max)(float *y, const float *h, int64_t ld, int64_t T, int64_t cols); /* NaN wins */
+	/* sum over a row of x[i] * x[i], 16 virtual lanes */
+	float (*sum_of_squares)(const float *x, int64_t H);
+};
+
+extern const struct sp_kernels sp_kernels_scalar, sp_kernels_generic;
+#if defined(__x86_64__)
+extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
+#endif
+
+/* The kernels that panel.c, elementwise.c and reduce.c define once per instruction set; table.c gathers them. */
+#define SP_DECLARE_KERNELS(isa)                                                                                        \
+	void sp_panel_gemm_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,   \
+	                         int64_t m, int64_t n, int64_t k);                                                     \
+	void sp_panel_pack_##isa(float *panel, int64_t first, const float *source, int64_t ld, int64_t count,          \
+	                         int64_t k);                                                                           \
+	void sp_activation_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f,             \
+	                         int64_t rows, int64_t cols);                                                          \
+	void sp_softmax_columns_##isa(float *scores, float *sums, float scale, int64_t keys);                          \
+	void sp_divide_rows_##isa(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);             \
+	void sp_add_layernorm_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,   \
+	                            const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);        \
+	void sp_embed_row_##isa(float *y, const float *word, const float *type, const float *position, int64_t H);     \
+	void sp_pool_sum_##isa(float *y, const float *h, int64_t ld, float divisor, int64_t T, int64_t cols);          \
+	void sp_pool_weighted_##isa(float *y, const float *h, int64_t ld, int64_t first_weight, int64_t T,             \
+	                            int64_t cols);                                                                     \
+	void sp_pool_max_##isa(float *y, const float *h, int64_t ld, int64_t T, int64_t cols);                         \
+	float sp_sum_of_squares_##isa(const float *x, int64_t H);
+SP_DECLARE_KERNELS(generic)
+SP_DECLARE_KERNELS(avx2)
+SP_DECLARE_KERNELS(avx512)
+
+#endif

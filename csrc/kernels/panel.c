@@ -1,0 +1,174 @@
+/* panel.c: matrix products against packed panels, the kernel under the encoder.
+ *
+ * The contract of every product in the project (the BLIS engine keeps it too): C[i,j] is a sum over blocks of
+ * SP_KC values of k, in order; inside a block one chain of fused multiply-adds in ascending k, starting from 0;
+ * the first block is stored, later ones are added with one rounding each; the bias is added last.
+ * Tile height, vector width and threads therefore never change a bit.
+ *
+ * A weight [out, in] is packed once into panels of NR outputs, each [in][NR]; a tile of up to MR x NR sums
+ * stays in registers while k runs. The same tile serves attention, with other strides (ops/attention.c).
+ */
+#include "kernels/kernels.h"
+#include "kernels/vec.h"
+
+/* Panels are read once per block of rows; fetching this far ahead hides main memory. */
+#define PREFETCH_FLOATS 4096
+
+/* Rows of A that share one pass over a panel: they must stay in the level-2 cache. */
+#define ROW_BLOCK 224
+
+/* Where the k-block stands in its chain, and what is done after the last one. */
+struct tile_end {
+	int accumulate;    /* a block was stored before: add to it */
+	const float *bias; /* added after the last block; NULL: none */
+};
+
+/* One block of k for `rows` x NR values of C. `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r].
+ * Both are compile-time constants in every caller, so the sums live in registers. */
+INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ldc, const float *a, int64_t lda,
+                       const float *b, int64_t ldb, int64_t k, struct tile_end end)
+{
+	vf sum[MR][2];
+#pragma GCC unroll 16
+	for (int r = 0; r < rows; r++)
+		sum[r][0] = sum[r][1] = (vf){0};
+
+	for (int64_t p = 0; p < k; p++) {
+		const float *row = b + p * ldb;
+		__builtin_prefetch(row + PREFETCH_FLOATS);
+#if VL == 16
+		__builtin_prefetch(row + PREFETCH_FLOATS + 16);
+#endif
+		vf b0 = v_load(row), b1 = v_load(row + VL);
+#pragma GCC unroll 16
+		for (int r = 0; r < rows; r++) {
+			vf x = v_set(by_column ? a[p * lda + r] : a[r * lda + p]);
+			sum[r][0] = v_fma(x, b0, sum[r][0]);
+			sum[r][1] = v_fma(x, b1, sum[r][1]);
+		}
+	}
+
+#pragma GCC unroll 16
+	for (int r = 0; r < rows; r++) {
+		float *out = c + r * ldc;
+		if (end.accumulate) {
+			sum[r][0] = v_load(out) + sum[r][0];
+			sum[r][1] = v_load(out + VL) + sum[r][1];
+		}
+		if (end.bias) {
+			sum[r][0] = sum[r][0] + v_load(end.bias);
+			sum[r][1] = sum[r][1] + v_load(end.bias + VL);
+		}
+		v_store(out, sum[r][0]);
+		v_store(out + VL, sum[r][1]);
+	}
+}
+
+/* One instance of tile_block per height, so that each is straight-line code. */
+#define HEIGHT(n)                                                                                                      \
+	case n:                                                                                                        \
+		tile_block(n, by_column, c, ldc, a, lda, b, ldb, k, end);                                              \
+		break;
+
+#if MR == 14
+#define HEIGHTS                                                                                                        \
+	HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(5) HEIGHT(6) HEIGHT(7) HEIGHT(8) HEIGHT(9) HEIGHT(10)           \
+	HEIGHT(11) HEIGHT(12) HEIGHT(13) HEIGHT(14)
+#elif MR == 6
+#define HEIGHTS HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(5) HEIGHT(6)
+#else
+#define HEIGHTS HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4)
+#endif
+
+#define TILE_ARGS                                                                                                      \
+	int rows, float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t k,          \
+		struct tile_end end
+
+/* A by rows against a packed panel: linear layers and attention scores. */
+static void tile_packed(TILE_ARGS)
+{
+	enum { by_column = 0 };
+	ldb = NR;
+	switch (rows) { HEIGHTS }
+}
+
+/* A by rows, B rows at any stride. */
+static void tile_rows(TILE_ARGS)
+{
+	enum { by_column = 0 };
+	switch (rows) { HEIGHTS }
+}
+
+/* A by columns, B rows at any stride: attention's weights times values. */
+static void tile_columns(TILE_ARGS)
+{
+	enum { by_column = 1 };
+	switch (rows) { HEIGHTS }
+}
+
+typedef void tile_fn(TILE_ARGS);
+
+/* A tile whose panel has fewer than NR valid columns: computed aside, copied back. */
+static void tile_narrow(tile_fn *tile, int64_t cols, TILE_ARGS)
+{
+	float aside[MR * NR];
+	float bias[NR] = {0};
+	if (end.bias) {
+		memcpy(bias, end.bias, (size_t)cols * sizeof(float));
+		end.bias = bias;
+	}
+	if (end.accumulate)
+		for (int r = 0; r < rows; r++)
+			memcpy(aside + r * NR, c + r * ldc, (size_t)cols * sizeof(float));
+	tile(rows, aside, NR, a, lda, b, ldb, k, end);
+	for (int r = 0; r < rows; r++)
+		memcpy(c + r * ldc, aside + r * NR, (size_t)cols * sizeof(float));
+}
+
+/* Rows [0, m) of one panel for one block of k, split into tiles of nearly equal height. */
+static void panel_block(tile_fn *tile, float *c, int64_t ldc, const struct sp_panel_a *a, const float *a_block,
+                        const float *b, int64_t ldb, int64_t m, int64_t cols, int64_t k, struct tile_end end)
+{
+	int64_t n_tiles = (m + MR - 1) / MR;
+	int64_t height = m / n_tiles, taller = m % n_tiles, row = 0;
+	for (int64_t t = 0; t < n_tiles; t++) {
+		int rows = (int)(height + (t < taller));
+		const float *a_tile = a_block + row * (a->by_column ? 1 : a->ld);
+		if (cols == NR)
+			tile(rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, end);
+		else
+			tile_narrow(tile, cols, rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, end);
+		row += rows;
+	}
+}
+
+/* C[m,n] = A[m,k] B[k,n] (+ bias[n]); see kernels.h for the operands. */
+void SP_ISA_NAME(sp_panel_gemm)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,
+                                int64_t m, int64_t n, int64_t k)
+{
+	tile_fn *tile = a.by_column ? tile_columns : b.row_stride == NR ? tile_packed : tile_rows;
+	for (int64_t row = 0; row < m; row += ROW_BLOCK) {
+		int64_t rows = m - row < ROW_BLOCK ? m - row : ROW_BLOCK;
+		const float *a_rows = a.data + row * (a.by_column ? 1 : a.ld);
+		for (int64_t col = 0; col < n; col += NR) {
+			int64_t cols = n - col < NR ? n - col : NR;
+			const float *panel = b.data + col / NR * b.panel_stride;
+			int64_t p = 0;
+			do { /* k = 0 still stores zeros plus the bias */
+				int64_t block = k - p < SP_KC ? k - p : SP_KC;
+				struct tile_end end = {p > 0, bias && p + block == k ? bias + col : NULL};
+				panel_block(tile, c + row * ldc + col, ldc, &a, a_rows + p * (a.by_column ? a.ld : 1),
+				            panel + p * b.row_stride, b.row_stride, rows, cols, block, end);
+				p += block;
+			} while (p < k);
+		}
+	}
+}
+
+/* Copy `count` rows of `source` into columns [first, first + count) of one panel [k][NR]. */
+void SP_ISA_NAME(sp_panel_pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k)
+{
+	for (int64_t p = 0; p < k; p++)
+		for (int64_t j = 0; j < count; j++)
+			panel[p * NR + first + j] = source[j * ld + p];
+}

@@ -1,0 +1,249 @@
+/* scalar.c: the twins. Every kernel once more in plain C, one value at a time, written to be read.
+ *
+ * They define the bits: tests hold each vector kernel against its twin with ==, and the committed golden hashes come
+ * from SENTPOOL_ISA=scalar. Slow on purpose; nothing here is shared with vec.h.
+ */
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { NR = 16, LANES = 16 };
+
+/* C[i,j]: blocks of SP_KC, in each a chain of fmaf from 0; see panel.c. */
+static void gemm(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias, int64_t m,
+                 int64_t n, int64_t k)
+{
+	for (int64_t i = 0; i < m; i++)
+		for (int64_t j = 0; j < n; j++) {
+			float total = 0;
+			for (int64_t start = 0; start < k; start += SP_KC) {
+				float sum = 0;
+				for (int64_t p = start; p < k && p < start + SP_KC; p++) {
+					float x = a.by_column ? a.data[p * a.ld + i] : a.data[i * a.ld + p];
+					float w = b.data[j / NR * b.panel_stride + p * b.row_stride + j % NR];
+					sum = fmaf(x, w, sum);
+				}
+				total = start == 0 ? sum : total + sum;
+			}
+			c[i * ldc + j] = bias ? total + bias[j] : total;
+		}
+}
+
+static void pack(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k)
+{
+	for (int64_t j = 0; j < count; j++)
+		for (int64_t p = 0; p < k; p++)
+			panel[p * NR + first + j] = source[j * ld + p];
+}
+
+static float horner(const float *coefficient, int degree, float x)
+{
+	float y = coefficient[degree];
+	for (int i = degree - 1; i >= 0; i--)
+		y = fmaf(y, x, coefficient[i]);
+	return y;
+}
+
+static float power_of_two(int32_t n)
+{
+	uint32_t bits = (uint32_t)(n + 127) << 23;
+	float y;
+	memcpy(&y, &bits, sizeof y);
+	return y;
+}
+
+static float exponential(float x)
+{
+	static const float tail[] = {0.4999999403953552f, 0.1666652113199234f, 0.04166838899254799f, 0.00836874544620514f,
+	                             0.0013814539415761828f};
+	if (isnan(x))
+		return x;
+	x = x < -104.0f ? -104.0f : x;
+	x = x > 89.0f ? 89.0f : x;
+	float n = fmaf(x, 1.44269504f, 12582912.0f) - 12582912.0f;
+	float r = fmaf(n, -0.693359375f, x);
+	r = fmaf(n, 2.12194440e-4f, r);
+	float p = fmaf(horner(tail, 4, r), r * r, r) + 1.0f;
+	int32_t e = (int32_t)n, half = (e - (e & 1)) / 2;
+	return p * power_of_two(half) * power_of_two(e - half);
+}
+
+/* x P(x^2) / Q(x^2) on [-limit, limit], cut to [-1, 1] */
+static float odd_rational(float x, float limit, const float *P, int p_degree, const float *Q, int q_degree)
+{
+	if (isnan(x))
+		return x;
+	x = x < -limit ? -limit : x > limit ? limit : x;
+	float t = x * x;
+	float y = x * horner(P, p_degree, t) / horner(Q, q_degree, t);
+	return y < -1.0f ? -1.0f : y > 1.0f ? 1.0f : y;
+}
+
+static float error_function(float x)
+{
+	static const float P[] = {1.1283791065216064f,   0.19039103388786316f,    0.05274670571088791f,
+	                          0.003764969063922763f, 0.00028487041709013283f, 2.0502288862189744e-06f};
+	static const float Q[] = {1.0f,
+	                          0.5020623803138733f,
+	                          0.11410275846719742f,
+	                          0.014967908151447773f,
+	                          0.0011623832397162914f,
+	                          3.809255576925352e-05f};
+	return odd_rational(x, 3.92f, P, 5, Q, 5);
+}
+
+static float hyperbolic_tangent(float x)
+{
+	static const float P[] = {1.0f,
+	                          0.13680873811244965f,
+	                          0.0038695286493748426f,
+	                          2.8031716283294372e-05f,
+	                          3.0643447668433404e-08f,
+	                          -1.2246874521448792e-11f};
+	static const float Q[] = {1.0f, 0.47014206647872925f, 0.02725023217499256f, 0.00039407494477927685f,
+	                          1.2890627658634912e-06f};
+	return odd_rational(x, 9.0f, P, 5, Q, 4);
+}
+
+static float sigmoid(float x)
+{
+	return 1.0f / (exponential(-x) + 1.0f);
+}
+
+static float activate(enum sp_activation f, float x)
+{
+	float half = x * 0.5f;
+	switch (f) {
+	case SP_GELU: return fmaf(half, error_function(x * 0.70710678f), half);
+	case SP_GELU_TANH:
+		return fmaf(half, hyperbolic_tangent(fmaf(x * x * x, 0.044715f, x) * 0.79788456f), half);
+	case SP_RELU: return 0.0f > x ? 0.0f : x;
+	case SP_SILU: return x * sigmoid(x);
+	case SP_TANH: return hyperbolic_tangent(x);
+	case SP_SIGMOID: return sigmoid(x);
+	case SP_IDENTITY: break;
+	}
+	return x;
+}
+
+static void activation(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f, int64_t rows,
+                       int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++)
+			y[r * ldy + i] = activate(f, x[r * ldx + i]);
+}
+
+static void softmax_columns(float *scores, float *sums, float scale, int64_t keys)
+{
+	for (int64_t j = 0; j < NR; j++) {
+		float max = -INFINITY, sum = 0;
+		for (int64_t k = 0; k < keys; k++)
+			max = scores[k * NR + j] > max ? scores[k * NR + j] : max;
+		for (int64_t k = 0; k < keys; k++) {
+			float e = exponential((scores[k * NR + j] - max) * scale);
+			scores[k * NR + j] = e;
+			sum = sum + e;
+		}
+		sums[j] = sum;
+	}
+}
+
+static void divide_rows(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++)
+			y[r * ld + i] = y[r * ld + i] / divisor[r];
+}
+
+/* Element i goes to virtual lane i % 16; lanes fold as i with i + 8, + 4, + 2, + 1. */
+static float fold(float lane[LANES])
+{
+	for (int half = LANES / 2; half > 0; half /= 2)
+		for (int i = 0; i < half; i++)
+			lane[i] = lane[i] + lane[i + half];
+	return lane[0];
+}
+
+static void add_layernorm(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
+                          const float *gamma, const float *beta, float eps, int64_t rows, int64_t H)
+{
+	for (int64_t r = 0; r < rows; r++) {
+		float *z = y + r * ldy;
+		float sum[LANES] = {0}, squares[LANES] = {0};
+		for (int64_t i = 0; i < H; i++) {
+			z[i] = b ? a[r * lda + i] + b[r * ldb + i] : a[r * lda + i];
+			sum[i % LANES] = sum[i % LANES] + z[i];
+		}
+		float mean = fold(sum) / (float)H;
+		for (int64_t i = 0; i < H; i++)
+			squares[i % LANES] = fmaf(z[i] - mean, z[i] - mean, squares[i % LANES]);
+		float rstd = 1.0f / sqrtf(fold(squares) / (float)H + eps);
+		for (int64_t i = 0; i < H; i++)
+			z[i] = fmaf((z[i] - mean) * rstd, gamma[i], beta[i]);
+	}
+}
+
+static void embed_row(float *y, const float *word, const float *type, const float *position, int64_t H)
+{
+	for (int64_t i = 0; i < H; i++)
+		y[i] = word[i] + type[i] + position[i];
+}
+
+static void pool_sum(float *y, const float *h, int64_t ld, float divisor, int64_t T, int64_t cols)
+{
+	for (int64_t i = 0; i < cols; i++) {
+		float sum = 0;
+		for (int64_t t = 0; t < T; t++)
+			sum = sum + h[t * ld + i];
+		y[i] = sum / divisor;
+	}
+}
+
+static void pool_weighted(float *y, const float *h, int64_t ld, int64_t first_weight, int64_t T, int64_t cols)
+{
+	float total = (float)(T * first_weight + T * (T - 1) / 2);
+	for (int64_t i = 0; i < cols; i++) {
+		float sum = 0;
+		for (int64_t t = 0; t < T; t++)
+			sum = fmaf((float)(first_weight + t), h[t * ld + i], sum);
+		y[i] = sum / total;
+	}
+}
+
+static void pool_max(float *y, const float *h, int64_t ld, int64_t T, int64_t cols)
+{
+	for (int64_t i = 0; i < cols; i++) {
+		float max = -INFINITY;
+		for (int64_t t = 0; t < T; t++) {
+			float x = h[t * ld + i];
+			max = x > max || isnan(x) ? x : max;
+		}
+		y[i] = max;
+	}
+}
+
+static float sum_of_squares(const float *x, int64_t H)
+{
+	float sum[LANES] = {0};
+	for (int64_t i = 0; i < H; i++)
+		sum[i % LANES] = fmaf(x[i], x[i], sum[i % LANES]);
+	return fold(sum);
+}
+
+const struct sp_kernels sp_kernels_scalar = {
+	.isa = "scalar",
+	.nr = NR,
+	.gemm = gemm,
+	.pack = pack,
+	.activation = activation,
+	.softmax_columns = softmax_columns,
+	.divide_rows = divide_rows,
+	.add_layernorm = add_layernorm,
+	.embed_row = embed_row,
+	.pool_sum = pool_sum,
+	.pool_weighted = pool_weighted,
+	.pool_max = pool_max,
+	.sum_of_squares = sum_of_squares,
+};

@@ -1,0 +1,27 @@
+/* table.c: gathers the kernels of one instruction set into its table; compiled once per set like the kernels. */
+#include "kernels/kernels.h"
+#include "kernels/vec.h"
+
+#if defined(SP_ISA_AVX512)
+#define NAME "avx512"
+#elif defined(SP_ISA_AVX2)
+#define NAME "avx2"
+#else
+#define NAME "generic"
+#endif
+
+const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
+	.isa = NAME,
+	.nr = NR,
+	.gemm = SP_ISA_NAME(sp_panel_gemm),
+	.pack = SP_ISA_NAME(sp_panel_pack),
+	.activation = SP_ISA_NAME(sp_activation),
+	.softmax_columns = SP_ISA_NAME(sp_softmax_columns),
+	.divide_rows = SP_ISA_NAME(sp_divide_rows),
+	.add_layernorm = SP_ISA_NAME(sp_add_layernorm),
+	.embed_row = SP_ISA_NAME(sp_embed_row),
+	.pool_sum = SP_ISA_NAME(sp_pool_sum),
+	.pool_weighted = SP_ISA_NAME(sp_pool_weighted),
+	.pool_max = SP_ISA_NAME(sp_pool_max),
+	.sum_of_squares = SP_ISA_NAME(sp_sum_of_squares),
+};

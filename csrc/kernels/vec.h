@@ -1,0 +1,123 @@
+/* vec.h: the vector layer under every kernel. One source, three widths.
+ *
+ * A kernel file is compiled once per instruction set with SP_ISA_GENERIC, SP_ISA_AVX2 or SP_ISA_AVX512
+ * defined, and sees VL (lanes of a vector), NR (columns of a packed panel) and MR (rows of a tile).
+ *
+ * Equal bits at every width rest on three rules:
+ *   1. v_fma is the only fused operation; -ffp-contract=off keeps the compiler from making others.
+ *   2. Sums along a row use LANES = 16 virtual lanes, whatever VL is (struct lanes), folded in one order.
+ *   3. Sums down columns are one chain per column, in ascending order of rows.
+ */
+#ifndef SP_VEC_H
+#define SP_VEC_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(SP_ISA_AVX512)
+#include <immintrin.h>
+#define VL 16
+#define MR 14
+#define SP_ISA_NAME(base) base##_avx512
+#elif defined(SP_ISA_AVX2)
+#include <immintrin.h>
+#define VL 8
+#define MR 6
+#define SP_ISA_NAME(base) base##_avx2
+#elif defined(SP_ISA_GENERIC)
+#define VL 4
+#define MR 4
+#define SP_ISA_NAME(base) base##_generic
+#else
+#error "define SP_ISA_GENERIC, SP_ISA_AVX2 or SP_ISA_AVX512"
+#endif
+
+#define NR (2 * VL)         /* a panel is two vectors wide */
+#define LANES 16            /* virtual lanes of a sum along a row */
+#define LANE_VECS (LANES / VL)
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(4 * VL)));
+typedef int32_t vi __attribute__((vector_size(4 * VL)));
+
+INLINE vf v_load(const float *p)
+{
+	vf v;
+	memcpy(&v, p, sizeof v);
+	return v;
+}
+
+INLINE void v_store(float *p, vf v)
+{
+	memcpy(p, &v, sizeof v);
+}
+
+/* The first n < VL floats at p, zeros after them; reads nothing beyond. */
+INLINE vf v_load_part(const float *p, int64_t n)
+{
+	vf v = {0};
+	memcpy(&v, p, (size_t)n * sizeof(float));
+	return v;
+}
+
+INLINE void v_store_part(float *p, vf v, int64_t n)
+{
+	memcpy(p, &v, (size_t)n * sizeof(float));
+}
+
+/* Every lane x. Subtracting zero is exact, keeps -0 and folds to a broadcast. */
+INLINE vf v_set(float x)
+{
+	return x - (vf){0};
+}
+
+INLINE vf v_fma(vf a, vf b, vf c)
+{
+#if defined(SP_ISA_AVX512)
+	return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(SP_ISA_AVX2)
+	return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+	vf r;
+	for (int i = 0; i < VL; i++)
+		r[i] = fmaf(a[i], b[i], c[i]);
+	return r;
+#endif
+}
+
+INLINE vf v_select(vi mask, vf yes, vf no)
+{
+	return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+
+/* a > b ? a : b, hence b where either is NaN. */
+INLINE vf v_max(vf a, vf b)
+{
+	return v_select(a > b, a, b);
+}
+
+/* a < b ? a : b, hence b where either is NaN. */
+INLINE vf v_min(vf a, vf b)
+{
+	return v_select(a < b, a, b);
+}
+
+/* A sum along a row: virtual lane i takes elements i, i + 16, i + 32, … */
+struct lanes {
+	vf v[LANE_VECS];
+};
+
+/* Fold 16 virtual lanes: lane i with i + 8, then i + 4, i + 2, i + 1. */
+INLINE float lanes_fold(struct lanes s)
+{
+	float lane[LANES];
+	memcpy(lane, s.v, sizeof lane);
+	for (int half = LANES / 2; half > 0; half /= 2)
+		for (int i = 0; i < half; i++)
+			lane[i] = lane[i] + lane[i + half];
+	return lane[0];
+}
+
+#endif

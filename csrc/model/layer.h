@@ -1,0 +1,25 @@
+/* layer.h: one encoder layer and what it leaves behind. */
+#ifndef SP_LAYER_H
+#define SP_LAYER_H
+
+#include "sentpool.h"
+
+/* The intermediate results of a layer for one chunk of N tokens. Inference points every layer at the same buffers;
+ * training gives each layer its own, and they are the tape. Row strides are shared by all: hidden for [N, H]. */
+struct sp_layer_acts {
+	float *qkv;      /* [N, 3H]  queries, keys, values */
+	float *context;  /* [N, H]   attention's weighted values */
+	float *attended; /* [N, H]   after the attention output's projection */
+	float *middle;   /* [N, H]   after the first residual and layer norm */
+	float *inner;    /* [N, F]   after the activation */
+	float *expanded; /* [N, H]   after the feed-forward's second projection */
+	float *scratch;  /* this rank's, for attention */
+	int64_t ld_qkv, ld_hidden, ld_inner;
+};
+
+/* out[N, H] = layer(x[N, H]), post-norm. out may be x. Every rank of the team calls it; it ends with all ranks done. */
+void sp_layer_forward(float *out, const struct sp_layer_acts *acts, const float *x,
+                                const struct sp_layer_weights *w, const struct sp_config *config,
+                                const struct sp_chunk *chunk, struct sp_team team);
+
+#endif

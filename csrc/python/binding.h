@@ -1,0 +1,36 @@
+/* binding.h: what the files of the Python binding share. The binding is the only place that includes Python.h. */
+#ifndef SP_BINDING_H
+#define SP_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define PY_ARRAY_UNIQUE_SYMBOL sentpool_array_api
+#ifndef SP_IMPORT_ARRAY
+#define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+#include "sentpool.h"
+
+/* ---- arrays.c: checked arrays in, new arrays out; every message names the argument ------------------------------ */
+
+/* `object` as a C-contiguous aligned array of `type` with `ndim` dimensions: itself where it is one, else a converted
+ * copy. Floating and integer input is taken for floats, integers for integers; anything else is a TypeError. */
+PyArrayObject *sp_array_in(PyObject *object, int type, int ndim, const char *name);
+PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type);
+
+#define SP_FLOATS(array) ((float *)PyArray_DATA(array))
+#define SP_INT64S(array) ((int64_t *)PyArray_DATA(array))
+
+/* ---- errors.c ------------------------------------------------------------------------------------------------------ */
+
+/* Set the Python exception of a status; returns NULL. SP_CANCELLED keeps the exception that stopped the job. */
+PyObject *sp_raise(enum sp_status status);
+
+/* ---- types and methods -------------------------------------------------------------------------------------------- */
+
+extern PyType_Spec sp_model_spec;
+extern PyMethodDef sp_functions[];
+
+#endif

@@ -1,0 +1,195 @@
+/* functions.c: the functions of `_core` that work on NumPy arrays: heads, similarity, and what this build runs on. */
+#include "python/binding.h"
+
+#include <string.h>
+
+static int name_index(const char *name, const char *const *names, const char *argument)
+{
+	for (int i = 0; names[i]; i++)
+		if (strcmp(name, names[i]) == 0)
+			return i;
+	PyErr_Format(PyExc_ValueError, "%s is '%s', which is not known", argument, name);
+	return -1;
+}
+
+/* Two float32 matrices with rows of equal length; on failure both are NULL. */
+static int two_matrices(PyObject *a_in, PyObject *b_in, PyArrayObject **a, PyArrayObject **b)
+{
+	*a = sp_array_in(a_in, NPY_FLOAT32, 2, "a");
+	*b = *a ? sp_array_in(b_in, NPY_FLOAT32, 2, "b") : NULL;
+	if (*b && PyArray_DIM(*a, 1) != PyArray_DIM(*b, 1)) {
+		PyErr_Format(PyExc_ValueError, "a has rows of %lld values and b of %lld; they must be equal",
+		             (long long)PyArray_DIM(*a, 1), (long long)PyArray_DIM(*b, 1));
+		Py_CLEAR(*b);
+	}
+	if (*b)
+		return 1;
+	Py_CLEAR(*a);
+	return 0;
+}
+
+static PyObject *dense(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	static const char *const names[] = {"identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", NULL};
+	PyObject *x_in, *weight_in, *bias_in;
+	const char *activation;
+	PyArrayObject *x, *weight, *bias = NULL, *y = NULL;
+	if (!PyArg_ParseTuple(args, "OOOs:dense", &x_in, &weight_in, &bias_in, &activation))
+		return NULL;
+	int f = name_index(activation, names, "activation");
+	if (f < 0 || !two_matrices(x_in, weight_in, &x, &weight))
+		return NULL;
+	npy_intp shape[] = {PyArray_DIM(x, 0), PyArray_DIM(weight, 0)};
+	int64_t in = PyArray_DIM(x, 1);
+	if (bias_in != Py_None) {
+		bias = sp_array_in(bias_in, NPY_FLOAT32, 1, "bias");
+		if (!bias)
+			goto cleanup;
+		if (PyArray_DIM(bias, 0) != shape[1]) {
+			PyErr_Format(PyExc_ValueError, "bias has %lld values; it must have %lld", (long long)PyArray_DIM(bias, 0),
+			             (long long)shape[1]);
+			goto cleanup;
+		}
+	}
+	y = sp_array_new(2, shape, NPY_FLOAT32);
+	if (y) {
+		struct sp_strided rows = {SP_FLOATS(x), in, 1}, w = {SP_FLOATS(weight), in, 1};
+		enum sp_status status;
+		Py_BEGIN_ALLOW_THREADS
+		status = sp_dense_forward(SP_FLOATS(y), rows, w, bias ? SP_FLOATS(bias) : NULL, (enum sp_activation)f,
+		                          shape[0], shape[1], in);
+		Py_END_ALLOW_THREADS
+		if (status != SP_OK) {
+			Py_CLEAR(y);
+			sp_raise(status);
+		}
+	}
+cleanup:
+	Py_XDECREF(bias);
+	Py_DECREF(weight);
+	Py_DECREF(x);
+	return (PyObject *)y;
+}
+
+static PyObject *normalize(PyObject *Py_UNUSED(module), PyObject *x_in)
+{
+	PyArrayObject *x = sp_array_in(x_in, NPY_FLOAT32, 2, "x");
+	if (!x)
+		return NULL;
+	PyArrayObject *y = sp_array_new(2, PyArray_DIMS(x), NPY_FLOAT32);
+	if (y) {
+		Py_BEGIN_ALLOW_THREADS
+		sp_normalize_forward(SP_FLOATS(y), SP_FLOATS(x), PyArray_DIM(x, 0), PyArray_DIM(x, 1));
+		Py_END_ALLOW_THREADS
+	}
+	Py_DECREF(x);
+	return (PyObject *)y;
+}
+
+static const char *const metric_names[] = {"cosine", "dot", "euclidean", "manhattan", NULL};
+
+static PyObject *similarity_pairwise(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	PyObject *a_in, *b_in;
+	const char *metric_name = "cosine";
+	PyArrayObject *a, *b, *out = NULL;
+	if (!PyArg_ParseTuple(args, "OO|s:similarity_pairwise", &a_in, &b_in, &metric_name))
+		return NULL;
+	int metric = name_index(metric_name, metric_names, "metric");
+	if (metric < 0 || !two_matrices(a_in, b_in, &a, &b))
+		return NULL;
+	npy_intp n = PyArray_DIM(a, 0);
+	if (PyArray_DIM(b, 0) != n)
+		PyErr_Format(PyExc_ValueError, "a has %lld rows and b %lld; they must be equal", (long long)n,
+		             (long long)PyArray_DIM(b, 0));
+	else
+		out = sp_array_new(1, &n, NPY_FLOAT64);
+	if (out) {
+		double *values = PyArray_DATA(out);
+		Py_BEGIN_ALLOW_THREADS
+		sp_similarity_pairwise(values, SP_FLOATS(a), SP_FLOATS(b), n, PyArray_DIM(a, 1), (enum sp_metric)metric);
+		Py_END_ALLOW_THREADS
+	}
+	Py_DECREF(a);
+	Py_DECREF(b);
+	return (PyObject *)out;
+}
+
+static PyObject *similarity(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	PyObject *a_in, *b_in;
+	const char *metric_name = "cosine";
+	PyArrayObject *a, *b;
+	if (!PyArg_ParseTuple(args, "OO|s:similarity", &a_in, &b_in, &metric_name))
+		return NULL;
+	int metric = name_index(metric_name, metric_names, "metric");
+	if (metric < 0 || !two_matrices(a_in, b_in, &a, &b))
+		return NULL;
+	npy_intp shape[] = {PyArray_DIM(a, 0), PyArray_DIM(b, 0)};
+	PyArrayObject *out = sp_array_new(2, shape, NPY_FLOAT32);
+	if (out) {
+		enum sp_status status;
+		Py_BEGIN_ALLOW_THREADS
+		status = sp_similarity_matrix(SP_FLOATS(out), SP_FLOATS(a), shape[0], SP_FLOATS(b), shape[1],
+		                              PyArray_DIM(a, 1), (enum sp_metric)metric);
+		Py_END_ALLOW_THREADS
+		if (status != SP_OK) {
+			Py_CLEAR(out);
+			sp_raise(status);
+		}
+	}
+	Py_DECREF(a);
+	Py_DECREF(b);
+	return (PyObject *)out;
+}
+
+static PyObject *config(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+	const struct sp_runtime *runtime = sp_runtime();
+	return Py_BuildValue("{s:s,s:s,s:s,s:s,s:i}", "isa", runtime->kernels->isa, "gemm",
+	                     runtime->engine == SP_BLIS ? "blis" : "panel", "blis_arch", runtime->blis_arch,
+	                     "blis_version", runtime->blis_version, "cpus", sp_cpu_count());
+}
+
+static PyObject *isas(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+	PyObject *list = PyList_New(0);
+	for (const char *const *name = sp_isas(); list && *name; name++) {
+		PyObject *text = PyUnicode_FromString(*name);
+		if (!text || PyList_Append(list, text) < 0)
+			Py_CLEAR(list);
+		Py_XDECREF(text);
+	}
+	return list;
+}
+
+static PyObject *gemm_calls(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+	struct sp_gemm_calls calls = sp_gemm_calls();
+	return Py_BuildValue("{s:L,s:L}", "panel", (long long)calls.panel, "blis", (long long)calls.blis);
+}
+
+static PyObject *fail_allocation(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	long long n;
+	if (!PyArg_ParseTuple(args, "L:fail_allocation", &n))
+		return NULL;
+	sp_fail_allocation(n);
+	Py_RETURN_NONE;
+}
+
+PyMethodDef sp_functions[] = {
+	{"dense", dense, METH_VARARGS,
+         "dense(x, weight, bias, activation)\n--\n\nactivation(x @ weight.T + bias), float32 (n, out); bias may be None."},
+	{"normalize", normalize, METH_O, "normalize(x)\n--\n\nRows of x divided by max(norm, 1e-12), float32."},
+	{"similarity_pairwise", similarity_pairwise, METH_VARARGS,
+         "similarity_pairwise(a, b, metric='cosine')\n--\n\nRow by row, computed and returned in float64 (n,)."},
+	{"similarity", similarity, METH_VARARGS,
+         "similarity(a, b, metric='cosine')\n--\n\nEvery row of a against every row of b, computed in float64, returned "
+         "as float32 (n, m)."},
+	{"config", config, METH_NOARGS, "config()\n--\n\nThe kernels and engines in use, as a dict."},
+	{"isas", isas, METH_NOARGS, "isas()\n--\n\nThe instruction sets that run on this CPU, best first."},
+	{"gemm_calls", gemm_calls, METH_NOARGS, "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
+	{"fail_allocation", fail_allocation, METH_VARARGS,
+         "fail_allocation(n)\n--\n\nFor tests: the n-th allocation of the core from now on fails; 0 switches it off."},
+	{NULL, NULL, 0, NULL}};

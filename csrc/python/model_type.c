@@ -1,0 +1,413 @@
+/* model_type.c: the Python type `Model`: takes weights, then runs sentences.
+ *
+ * Every method that computes: parse, validate, allocate the results, drop the GIL, one call of the core, retake the GIL,
+ * one clean-up. A finished model is never changed again, so any number of threads may use it at once.
+ */
+#include "python/binding.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct {
+	PyObject_HEAD
+	struct sp_model *model;
+	int finished;
+} ModelObject;
+
+enum { MAX_LAYERS = 1000, POLL_MILLISECONDS = 50 };
+
+/* ---- creation ------------------------------------------------------------------------------------------------------ */
+
+static int activation_from_name(const char *name, enum sp_activation *activation)
+{
+	static const struct {
+		const char *name;
+		enum sp_activation value;
+	} names[] = {{"gelu", SP_GELU}, {"gelu_tanh", SP_GELU_TANH}, {"relu", SP_RELU}, {"silu", SP_SILU}};
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+		if (strcmp(name, names[i].name) == 0) {
+			*activation = names[i].value;
+			return 1;
+		}
+	PyErr_Format(PyExc_ValueError, "activation is '%s'; it must be gelu, gelu_tanh, relu or silu", name);
+	return 0;
+}
+
+static int check_size(const char *name, int64_t value, int64_t least, int64_t most)
+{
+	if (value >= least && value <= most)
+		return 1;
+	PyErr_Format(PyExc_ValueError, "%s is %lld; it must be from %lld to %lld", name, (long long)value,
+	             (long long)least, (long long)most);
+	return 0;
+}
+
+static int check_config(const struct sp_config *c)
+{
+	const int64_t wide = 1 << 20, tall = 1 << 26;
+	if (!check_size("vocab_size", c->vocab_size, 1, tall) || !check_size("max_positions", c->max_positions, 1, tall) ||
+	    !check_size("type_vocab_size", c->type_vocab_size, 1, tall) || !check_size("hidden", c->hidden, 1, wide) ||
+	    !check_size("layers", c->layers, 1, MAX_LAYERS) || !check_size("heads", c->heads, 1, c->hidden) ||
+	    !check_size("intermediate", c->intermediate, 1, wide) ||
+	    !check_size("position_offset", c->position_offset, 0, c->max_positions - 1))
+		return 0;
+	if (c->hidden % c->heads != 0) {
+		PyErr_Format(PyExc_ValueError, "hidden is %lld; it must be a multiple of heads (%lld)",
+		             (long long)c->hidden, (long long)c->heads);
+		return 0;
+	}
+	if (!isfinite(c->layer_norm_eps) || c->layer_norm_eps < 0) {
+		PyErr_SetString(PyExc_ValueError, "layer_norm_eps must be a finite number, 0 or more");
+		return 0;
+	}
+	return 1;
+}
+
+static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = {"vocab_size",   "max_positions",  "type_vocab_size", "hidden",          "layers", "heads",
+	                        "intermediate", "layer_norm_eps", "activation",      "position_offset", NULL};
+	/* what is left out stays 0 and is refused below, by name */
+	long long vocab_size = 0, max_positions = 0, type_vocab_size = 0, hidden = 0, layers = 0, heads = 0;
+	long long intermediate = 0, position_offset = 0;
+	double eps = 1e-12;
+	const char *activation = "gelu";
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsL:Model", names, &vocab_size, &max_positions,
+	                                 &type_vocab_size, &hidden, &layers, &heads, &intermediate, &eps, &activation,
+	                                 &position_offset))
+		return NULL;
+	struct sp_config config = {vocab_size, max_positions, type_vocab_size, hidden,  layers, heads,
+	                           intermediate, position_offset, (float)eps,   SP_GELU};
+	if (!check_config(&config) || !activation_from_name(activation, &config.activation))
+		return NULL;
+	ModelObject *self = (ModelObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+	if (!self)
+		return NULL;
+	enum sp_status status = sp_model_create(&self->model, config);
+	if (status != SP_OK) {
+		Py_DECREF(self);
+		return sp_raise(status);
+	}
+	return (PyObject *)self;
+}
+
+static void model_dealloc(ModelObject *self)
+{
+	PyTypeObject *type = Py_TYPE(self);
+	sp_model_free(self->model);
+	((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+	Py_DECREF(type);
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------------- */
+
+static PyObject *model_tensors(ModelObject *self, PyObject *Py_UNUSED(ignored))
+{
+	PyObject *tensors = PyDict_New();
+	for (int64_t i = 0; tensors && i < sp_model_tensor_count(self->model); i++) {
+		struct sp_tensor t = sp_model_tensor(self->model, i);
+		PyObject *shape = t.cols ? Py_BuildValue("(LL)", (long long)t.rows, (long long)t.cols)
+		                         : Py_BuildValue("(L)", (long long)t.rows);
+		if (!shape || PyDict_SetItemString(tensors, t.name, shape) < 0)
+			Py_CLEAR(tensors);
+		Py_XDECREF(shape);
+	}
+	return tensors;
+}
+
+static int64_t find_tensor(const struct sp_model *model, const char *name, struct sp_tensor *tensor)
+{
+	for (int64_t i = 0; i < sp_model_tensor_count(model); i++) {
+		*tensor = sp_model_tensor(model, i);
+		if (strcmp(tensor->name, name) == 0)
+			return i;
+	}
+	PyErr_Format(PyExc_ValueError, "the model has no tensor named '%s'", name);
+	return -1;
+}
+
+static int check_finite(const float *x, int64_t rows, int64_t cols, int64_t first, const char *name)
+{
+	for (int64_t i = 0; i < rows * cols; i++)
+		if (!isfinite(x[i])) {
+			PyErr_Format(PyExc_ValueError, "tensor '%s' contains NaN or Inf in row %lld", name,
+			             (long long)(first + i / cols));
+			return 0;
+		}
+	return 1;
+}
+
+static PyObject *model_load(ModelObject *self, PyObject *args)
+{
+	const char *name;
+	long long first;
+	PyObject *object;
+	struct sp_tensor tensor;
+	if (!PyArg_ParseTuple(args, "sLO:load", &name, &first, &object))
+		return NULL;
+	if (self->finished) {
+		PyErr_SetString(PyExc_ValueError, "the model is finished; its weights can no longer be changed");
+		return NULL;
+	}
+	int64_t index = find_tensor(self->model, name, &tensor);
+	if (index < 0)
+		return NULL;
+	PyArrayObject *rows = sp_array_in(object, NPY_FLOAT32, tensor.cols ? 2 : 1, "rows");
+	if (!rows)
+		return NULL;
+	int64_t count = PyArray_DIM(rows, 0), cols = tensor.cols ? PyArray_DIM(rows, 1) : 1;
+	int64_t loaded = self->model->loaded[index];
+	PyObject *result = NULL;
+	if (tensor.cols && cols != tensor.cols)
+		PyErr_Format(PyExc_ValueError, "tensor '%s' has rows of %lld values, not %lld", name,
+		             (long long)tensor.cols, (long long)cols);
+	else if (first != loaded || count > tensor.rows - loaded)
+		PyErr_Format(PyExc_ValueError, "tensor '%s': expected rows from %lld on, at most %lld of them", name,
+		             (long long)loaded, (long long)(tensor.rows - loaded));
+	else if (check_finite(SP_FLOATS(rows), count, cols, first, name)) {
+		enum sp_status status = sp_model_load(self->model, index, SP_FLOATS(rows), count);
+		result = status == SP_OK ? Py_NewRef(Py_None) : sp_raise(status);
+	}
+	Py_DECREF(rows);
+	return result;
+}
+
+static PyObject *model_finish(ModelObject *self, PyObject *Py_UNUSED(ignored))
+{
+	for (int64_t i = 0; i < sp_model_tensor_count(self->model); i++) {
+		struct sp_tensor tensor = sp_model_tensor(self->model, i);
+		if (self->model->loaded[i] != tensor.rows) {
+			PyErr_Format(PyExc_ValueError, "tensor '%s' is not loaded: %lld of %lld rows", tensor.name,
+			             (long long)self->model->loaded[i], (long long)tensor.rows);
+			return NULL;
+		}
+	}
+	self->finished = 1;
+	Py_RETURN_NONE;
+}
+
+/* ---- sentences ----------------------------------------------------------------------------------------------------- */
+
+/* Signals are looked at from the calling thread, which takes the GIL for it no more often than this needs. */
+struct poll {
+	PyThreadState *thread;
+	struct timespec last;
+};
+
+static int check_signals(void *arg)
+{
+	struct poll *poll = arg;
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	int64_t elapsed = (int64_t)(now.tv_sec - poll->last.tv_sec) * 1000 + (now.tv_nsec - poll->last.tv_nsec) / 1000000;
+	if (elapsed < POLL_MILLISECONDS)
+		return 0;
+	poll->last = now;
+	PyEval_RestoreThread(poll->thread);
+	int signalled = PyErr_CheckSignals() < 0;
+	poll->thread = PyEval_SaveThread();
+	return signalled;
+}
+
+static enum sp_status encode(struct sp_encode_job *job)
+{
+	struct poll poll;
+	job->poll = check_signals;
+	job->poll_arg = &poll;
+	clock_gettime(CLOCK_MONOTONIC, &poll.last);
+	poll.thread = PyEval_SaveThread();
+	enum sp_status status = sp_encode(job);
+	PyEval_RestoreThread(poll.thread);
+	return status;
+}
+
+/* Packed sentences: every id in the vocabulary, every sentence of a length that has positions. */
+static int check_sentences(const struct sp_config *config, PyArrayObject *ids, PyArrayObject *offsets)
+{
+	const int32_t *id = PyArray_DATA(ids);
+	const int64_t *offset = SP_INT64S(offsets);
+	int64_t N = PyArray_DIM(ids, 0), B = PyArray_DIM(offsets, 0) - 1, most = config->max_positions - config->position_offset;
+	if (B < 0 || offset[0] != 0 || offset[B] != N) {
+		PyErr_Format(PyExc_ValueError, "offsets must start with 0 and end with the number of ids (%lld)", (long long)N);
+		return 0;
+	}
+	for (int64_t i = 0; i < B; i++) {
+		/* offsets may be anything: compare before subtracting */
+		if (offset[i] < 0 || offset[i] >= offset[i + 1] || offset[i + 1] > N || offset[i + 1] - offset[i] > most) {
+			PyErr_Format(PyExc_ValueError, "offsets: sentence %lld must have from 1 to %lld tokens", (long long)i,
+			             (long long)most);
+			return 0;
+		}
+	}
+	for (int64_t i = 0; i < N; i++)
+		if (id[i] < 0 || id[i] >= config->vocab_size) {
+			PyErr_Format(PyExc_ValueError, "ids[%lld] is %d; it must be from 0 to %lld", (long long)i, id[i],
+			             (long long)config->vocab_size - 1);
+			return 0;
+		}
+	return 1;
+}
+
+/* Parse what both ways of running have in common; on success the job refers to the two arrays. */
+static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offsets_in, long long batch_size,
+                           long long threads, struct sp_encode_job *job, PyArrayObject **ids, PyArrayObject **offsets)
+{
+	if (!self->finished) {
+		PyErr_SetString(PyExc_ValueError, "the model has no weights yet: load every tensor, then call finish()");
+		return 0;
+	}
+	if (!check_size("batch_size", batch_size, 1, INT32_MAX) || !check_size("threads", threads, 1, INT32_MAX))
+		return 0;
+	*ids = sp_array_in(ids_in, NPY_INT32, 1, "ids");
+	*offsets = *ids ? sp_array_in(offsets_in, NPY_INT64, 1, "offsets") : NULL;
+	if (!*offsets || !check_sentences(&self->model->config, *ids, *offsets)) {
+		Py_CLEAR(*ids);
+		Py_CLEAR(*offsets);
+		return 0;
+	}
+	*job = (struct sp_encode_job){.model = self->model,
+	                              .ids = PyArray_DATA(*ids),
+	                              .offsets = SP_INT64S(*offsets),
+	                              .B = PyArray_DIM(*offsets, 0) - 1,
+	                              .batch_size = batch_size,
+	                              .threads = threads > 1024 ? 1024 : (int)threads};
+	return 1;
+}
+
+static int pooling_from_name(PyObject *name, enum sp_pooling *pooling)
+{
+	static const char *const names[] = {"cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token"};
+	for (int i = 0; PyUnicode_Check(name) && i < (int)(sizeof names / sizeof names[0]); i++)
+		if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0) {
+			*pooling = (enum sp_pooling)i;
+			return 1;
+		}
+	PyErr_Format(PyExc_ValueError,
+	             "tokens: %R is no token pooling; it must be cls, mean, max, mean_sqrt_len, weighted_mean or last_token",
+	             name);
+	return 0;
+}
+
+static int poolings_from_sequence(PyObject *tokens, enum sp_pooling *poolings)
+{
+	for (Py_ssize_t i = 0; i < PyTuple_Size(tokens); i++)
+		if (!pooling_from_name(PyTuple_GetItem(tokens, i), &poolings[i]))
+			return 0;
+	return 1;
+}
+
+static int check_layers(PyArrayObject *layers, int64_t L)
+{
+	for (int64_t i = 0; i < PyArray_DIM(layers, 0); i++)
+		if (SP_INT64S(layers)[i] < 0 || SP_INT64S(layers)[i] > L) {
+			PyErr_Format(PyExc_ValueError, "layers[%lld] is %lld; it must be from 0 to %lld", (long long)i,
+			             (long long)SP_INT64S(layers)[i], (long long)L);
+			return 0;
+		}
+	return 1;
+}
+
+static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = {"ids", "offsets", "layers", "tokens", "batch_size", "skip", "threads", NULL};
+	PyObject *ids_in, *offsets_in, *layers_in, *tokens_in, *tokens = NULL;
+	PyArrayObject *ids = NULL, *offsets = NULL, *layers = NULL, *states = NULL;
+	enum sp_pooling *poolings = NULL;
+	long long batch_size = 32, skip = 0, threads = 1;
+	struct sp_encode_job job;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$LLL:layer_states", names, &ids_in, &offsets_in, &layers_in,
+	                                 &tokens_in, &batch_size, &skip, &threads) ||
+	    !check_size("skip", skip, 0, INT32_MAX) ||
+	    !job_from_arrays(self, ids_in, offsets_in, batch_size, threads, &job, &ids, &offsets))
+		return NULL;
+
+	const struct sp_config *config = &self->model->config;
+	layers = sp_array_in(layers_in, NPY_INT64, 1, "layers");
+	tokens = layers && check_layers(layers, config->layers) ? PySequence_Tuple(tokens_in) : NULL;
+	if (!tokens)
+		goto cleanup;
+	int64_t n_poolings = PyTuple_Size(tokens);
+	poolings = PyMem_Calloc((size_t)n_poolings + 1, sizeof *poolings);
+	if (!poolings) {
+		PyErr_NoMemory();
+		goto cleanup;
+	}
+	if (!poolings_from_sequence(tokens, poolings))
+		goto cleanup;
+	npy_intp shape[] = {job.B, PyArray_DIM(layers, 0), n_poolings, config->hidden};
+	states = sp_array_new(4, shape, NPY_FLOAT32);
+	if (!states)
+		goto cleanup;
+
+	struct sp_pool_request request = {SP_FLOATS(states), SP_INT64S(layers), shape[1], poolings, n_poolings, skip};
+	job.sink = sp_pool_tokens_sink(&request, config->hidden);
+	enum sp_status status = encode(&job);
+	if (status != SP_OK) {
+		Py_CLEAR(states);
+		sp_raise(status);
+	}
+cleanup:
+	PyMem_Free(poolings);
+	Py_XDECREF(tokens);
+	Py_XDECREF(layers);
+	Py_DECREF(ids);
+	Py_DECREF(offsets);
+	return (PyObject *)states;
+}
+
+static PyObject *model_hidden_states(ModelObject *self, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = {"ids", "offsets", "threads", NULL};
+	PyObject *ids_in, *offsets_in;
+	PyArrayObject *ids, *offsets;
+	long long threads = 1;
+	struct sp_encode_job job;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$L:hidden_states", names, &ids_in, &offsets_in, &threads) ||
+	    !job_from_arrays(self, ids_in, offsets_in, INT32_MAX, threads, &job, &ids, &offsets))
+		return NULL;
+	const struct sp_config *config = &self->model->config;
+	npy_intp shape[] = {config->layers + 1, PyArray_DIM(ids, 0), config->hidden};
+	PyArrayObject *hidden = sp_array_new(3, shape, NPY_FLOAT32);
+	if (hidden) {
+		struct sp_hidden_request request = {SP_FLOATS(hidden), shape[1]};
+		job.sink = sp_hidden_states_sink(&request, config->layers, config->hidden);
+		enum sp_status status = encode(&job);
+		if (status != SP_OK) {
+			Py_CLEAR(hidden);
+			sp_raise(status);
+		}
+	}
+	Py_DECREF(ids);
+	Py_DECREF(offsets);
+	return (PyObject *)hidden;
+}
+
+/* ---- the type ------------------------------------------------------------------------------------------------------ */
+
+static PyMethodDef model_methods[] = {
+	{"tensors", (PyCFunction)model_tensors, METH_NOARGS,
+         "tensors($self)\n--\n\nName and shape of every tensor that must be loaded, as a dict."},
+	{"load", (PyCFunction)model_load, METH_VARARGS,
+         "load($self, name, first_row, rows)\n--\n\nTake the next rows of a tensor, float32 (r, cols) or (r,) for a "
+         "vector, in order from row 0 on.\n\nRaises ValueError for an unknown name, a wrong shape, NaN or Inf."},
+	{"finish", (PyCFunction)model_finish, METH_NOARGS,
+         "finish($self)\n--\n\nCheck that every tensor is loaded; from now on the model runs and cannot change."},
+	{"layer_states", (PyCFunction)(void (*)(void))model_layer_states, METH_VARARGS | METH_KEYWORDS,
+         "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1)\n--\n\n"
+         "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},
+	{"hidden_states", (PyCFunction)(void (*)(void))model_hidden_states, METH_VARARGS | METH_KEYWORDS,
+         "hidden_states($self, ids, offsets, *, threads=1)\n--\n\n"
+         "Every token's state at every layer for packed sentences: float32 (L + 1, N, H)."},
+	{NULL, NULL, 0, NULL}};
+
+static PyType_Slot model_slots[] = {{Py_tp_new, model_new},
+                                    {Py_tp_dealloc, model_dealloc},
+                                    {Py_tp_methods, model_methods},
+                                    {Py_tp_doc, "A BERT encoder's weights, and the way to run sentences through them."},
+                                    {0, NULL}};
+
+PyType_Spec sp_model_spec = {.name = "sentpool._core.Model",
+                             .basicsize = sizeof(ModelObject),
+                             .flags = Py_TPFLAGS_DEFAULT,
+                             .slots = model_slots};

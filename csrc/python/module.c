@@ -1,0 +1,48 @@
+/* module.c: the extension module `sentpool._core`: starts the core once, then offers its type and functions. */
+#define SP_IMPORT_ARRAY
+#include "python/binding.h"
+
+#include <stdlib.h>
+
+/* An unset or empty variable leaves the choice to the CPU. */
+static const char *environment(const char *name)
+{
+	const char *value = getenv(name);
+	return value && *value ? value : NULL;
+}
+
+static int start_core(void)
+{
+	const char *variable = NULL, *allowed = NULL;
+	enum sp_status status = sp_runtime_start(environment("SENTPOOL_ISA"), environment("SENTPOOL_GEMM"),
+	                                         environment("SENTPOOL_BLIS_ARCH"), &variable, &allowed);
+	if (status == SP_OK)
+		return 0;
+	PyErr_Format(PyExc_ValueError, "%s is '%s'; on this CPU it may be %s, or unset", variable, getenv(variable),
+	             allowed);
+	return -1;
+}
+
+static int module_exec(PyObject *module)
+{
+	if (PyArray_ImportNumPyAPI() < 0 || start_core() < 0)
+		return -1;
+	PyObject *type = PyType_FromSpec(&sp_model_spec);
+	int status = type ? PyModule_AddObjectRef(module, "Model", type) : -1;
+	Py_XDECREF(type);
+	return status;
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
+
+static struct PyModuleDef module_def = {.m_base = PyModuleDef_HEAD_INIT,
+                                        .m_name = "sentpool._core",
+                                        .m_doc = "The C core of sentpool; use it through the package.",
+                                        .m_size = 0,
+                                        .m_methods = sp_functions,
+                                        .m_slots = module_slots};
+
+PyMODINIT_FUNC PyInit__core(void)
+{
+	return PyModuleDef_Init(&module_def);
+}

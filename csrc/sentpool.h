@@ -1,0 +1,239 @@
+/* sentpool.h: the core as its callers see it. No Python here; csrc/python/ is the only binding.
+ *
+ * Sizes, everywhere:
+ *   B  sentences     N  tokens of a chunk or batch, sentences one after the other (packed, no padding)
+ *   T  tokens of one sentence     H  hidden     A  attention heads     d  H / A     F  feed-forward     L  layers
+ *   P  token poolings
+ * Arrays are row-major float32; ld is the number of floats from one row to the next.
+ * Ownership: who allocates frees; a sp_model owns its weights, a workspace its scratch, results belong to the caller.
+ * Errors: functions that can fail return enum sp_status; nothing prints, exits or aborts.
+ */
+#ifndef SENTPOOL_H
+#define SENTPOOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/kernels.h"
+
+enum sp_status { SP_OK, SP_NO_MEMORY, SP_CANCELLED, SP_INVALID };
+
+/* ---- base/arena.c: the only allocator ---------------------------------------------------------------------- */
+
+/* `count` floats at a multiple of 64 bytes, uninitialised; NULL when memory is out or count overflows. */
+float *sp_floats(int64_t count);
+/* The same, zeroed. */
+float *sp_zeros(int64_t count);
+/* `bytes` of plain memory, or NULL. */
+void *sp_bytes(size_t bytes);
+void sp_free(void *p);
+/* Tests only: let the n-th allocation from now on fail (1 = the next one; 0 = none). */
+void sp_fail_allocation(int64_t n);
+
+/* ---- base/cpu.c: what this CPU and operating system can run ---------------------------------------------------- */
+
+int sp_cpu_has_avx2(void);   /* AVX2, FMA, BMI1, BMI2 and ymm state */
+int sp_cpu_has_avx512(void); /* besides: AVX-512 F, CD, BW, DQ, VL and zmm state */
+int sp_cpu_count(void);      /* logical CPUs this process may use */
+
+/* ---- base/threads.c: our own threads ------------------------------------------------------------------------- */
+
+/* The ranks that work on one thing together; every op splits its outputs among them, never a sum. */
+struct sp_team {
+	int rank, size;
+	struct sp_barrier *barrier;
+};
+
+/* Run work(arg, team) on up to `threads` ranks, the caller being rank 0; returns when all have ended. Fewer ranks run
+ * where threads cannot be had or the process already has twice as many workers as CPUs. */
+void sp_threads_run(int threads, void (*work)(void *arg, struct sp_team team), void *arg);
+/* All ranks of the team meet here. */
+void sp_team_wait(struct sp_team team);
+/* The part [*first, *end) of `count` outputs that this rank computes. */
+void sp_team_range(struct sp_team team, int64_t count, int64_t *first, int64_t *end);
+
+/* ---- kernels/dispatch.c and gemm.c: which arithmetic runs; equal bits whichever it is ------------------------------ */
+
+enum sp_engine { SP_PANEL, SP_BLIS };
+
+struct sp_runtime {
+	const struct sp_kernels *kernels;
+	enum sp_engine engine;    /* of the encoder's products */
+	const char *blis_arch;    /* BLIS's sub-configuration, "none" where BLIS is not used */
+	const char *blis_version; /* "" where BLIS is not used */
+};
+
+/* Choose kernels and engines; NULL means: the best for this CPU. Called once, at import, in one thread. On SP_INVALID
+ * *variable names the offending environment variable and *allowed what it may hold here. */
+enum sp_status sp_runtime_start(const char *isa, const char *gemm, const char *blis_arch, const char **variable,
+                                const char **allowed);
+const struct sp_runtime *sp_runtime(void);
+/* Names of the instruction sets that run on this CPU, NULL-terminated. */
+const char *const *sp_isas(void);
+
+/* A strided operand: element (i, j) is data[i * rs + j * cs]. */
+struct sp_strided {
+	const float *data;
+	int64_t rs, cs;
+};
+
+/* C[m,n] = A[m,k] B[k,n], by BLIS where it runs, else by our kernels; C row-major, not overlapping A or B. Operands are
+ * strided as they come. Fails only for lack of memory. */
+enum sp_status sp_gemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided b, int64_t m, int64_t n,
+                       int64_t k);
+/* The same for callers between sp_gemm_enter and sp_gemm_leave, m, n, k > 0, where BLIS is the engine: cannot fail. */
+void sp_blis_gemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided b, int64_t m, int64_t n, int64_t k);
+/* Announce that up to `threads` threads will be in sp_blis_gemm, so that BLIS's pools can be filled for them: it would
+ * abort if it ran out of memory in the middle. Paired with sp_gemm_leave unless it fails. */
+enum sp_status sp_gemm_enter(int threads);
+void sp_gemm_leave(int threads);
+enum sp_status sp_blis_start(const char *arch, const char **chosen, const char **version);
+
+/* Products computed so far by each engine; tests ask which one ran. */
+struct sp_gemm_calls {
+	int64_t panel, blis;
+};
+struct sp_gemm_calls sp_gemm_calls(void);
+void sp_count_panel_calls(int64_t n);
+
+/* ---- ops/: one operation per file; each rank of the team computes its share of the outputs ------------------------- */
+
+/* A weight [rows = out, cols = in]: in panels for the panel engine, else row-major with ld = cols. */
+struct sp_matrix {
+	float *data;
+	int64_t rows, cols;
+};
+
+/* y[N, H] = LayerNorm(words[id] + types[0] + positions[offset + t]) for the packed sentences of a chunk. */
+struct sp_chunk;
+struct sp_model;
+void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
+                      struct sp_team team);
+
+/* y[N, out] = f(x[N, in] W^T + bias); ranks split the columns. */
+void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
+                       const float *bias, enum sp_activation f, int64_t N, struct sp_team team);
+
+/* y = LayerNorm(a + b), b may be NULL; ranks split the rows. */
+void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
+                          const float *gamma, const float *beta, float eps, int64_t N, int64_t H,
+                          struct sp_team team);
+
+/* Floats of scratch that one rank needs for sentences of up to T tokens. */
+int64_t sp_attention_scratch(int64_t T, int64_t d);
+/* context[N, H] = softmax(Q K^T / sqrt d) V per sentence and head, from qkv[N, 3H]; ranks split sentences x heads.
+ * Rows of qkv must be followed by one panel's width of readable floats. */
+void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
+                          int64_t heads, int64_t d, float *scratch, struct sp_team team);
+
+/* ---- model/model.c: a BERT encoder's weights ---------------------------------------------------------------------- */
+
+struct sp_config {
+	int64_t vocab_size, max_positions, type_vocab_size;
+	int64_t hidden, layers, heads, intermediate;
+	int64_t position_offset; /* the first token's row of the position table */
+	float layer_norm_eps;
+	enum sp_activation activation;
+};
+
+struct sp_layer_weights {
+	struct sp_matrix qkv; /* query, key, value stacked: [3H, H] */
+	struct sp_matrix attention_output, intermediate, output;
+	float *qkv_bias, *attention_output_bias, *intermediate_bias, *output_bias;
+	float *attention_norm, *attention_norm_bias, *output_norm, *output_norm_bias;
+};
+
+struct sp_model {
+	struct sp_config config;
+	struct sp_matrix words, positions, types; /* row-major tables */
+	float *embedding_norm, *embedding_norm_bias;
+	struct sp_layer_weights *layer;
+	int64_t *loaded; /* rows received so far, tensor by tensor (see sp_model_tensor) */
+};
+
+/* A tensor as a weight file names it. */
+struct sp_tensor {
+	char name[96];
+	int64_t rows, cols; /* a vector has cols = 0 */
+};
+
+enum sp_status sp_model_create(struct sp_model **model, struct sp_config config);
+void sp_model_free(struct sp_model *model);
+int64_t sp_model_tensor_count(const struct sp_model *model);
+/* The i-th expected tensor; rows loaded so far are model->loaded[i]. */
+struct sp_tensor sp_model_tensor(const struct sp_model *model, int64_t i);
+/* Take `count` rows of tensor i, in order from row 0 on: each call continues where the last one ended. */
+enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *rows, int64_t count);
+
+/* ---- model/encoder.c: sentences in, every layer's states out ---------------------------------------------------------- */
+
+/* Consecutive sentences that go through the network together. offsets has n + 1 entries counted from the chunk's first
+ * token; `first` is the index of its first sentence and `token` of its first token in the whole request. */
+struct sp_chunk {
+	const int32_t *ids;
+	int64_t *offsets;
+	int64_t n, first, token;
+};
+
+/* Whatever wants the layers gets each one as it is computed: h[N, H] with row stride ld, layer 0 = embedding output. */
+struct sp_sink {
+	void (*take)(const struct sp_sink *sink, struct sp_team team, const struct sp_chunk *chunk, int64_t layer,
+	             const float *h, int64_t ld);
+	const void *request;
+	int64_t last_layer; /* nothing above it is computed */
+	int64_t H;
+};
+
+struct sp_encode_job {
+	const struct sp_model *model;
+	const int32_t *ids;     /* all tokens, every id < vocab_size */
+	const int64_t *offsets; /* B + 1, ascending, every sentence 1 … max_positions - position_offset tokens */
+	int64_t B;
+	int64_t batch_size; /* most sentences in a chunk */
+	int threads;
+	struct sp_sink sink;
+	int (*poll)(void *); /* called now and then by the calling thread; non-zero stops the job */
+	void *poll_arg;
+};
+
+/* Run the job. The results do not depend on batch_size or threads, bit for bit. */
+enum sp_status sp_encode(const struct sp_encode_job *job);
+
+/* ---- model/pool_tokens.c: two sinks ------------------------------------------------------------------------------- */
+
+enum sp_pooling { SP_CLS, SP_MEAN, SP_MAX, SP_MEAN_SQRT_LEN, SP_WEIGHTED_MEAN, SP_LAST_TOKEN };
+
+/* states[B, n_layers, P, H]: every pooling of every wanted layer. */
+struct sp_pool_request {
+	float *states;
+	const int64_t *layers;
+	int64_t n_layers;
+	const enum sp_pooling *poolings;
+	int64_t n_poolings;
+	int64_t skip; /* leading tokens that pooling leaves out (an unwanted prompt) */
+};
+struct sp_sink sp_pool_tokens_sink(const struct sp_pool_request *request, int64_t H);
+
+/* hidden[L + 1, N, H]: every token's state at every layer. */
+struct sp_hidden_request {
+	float *hidden;
+	int64_t N;
+};
+struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H);
+
+/* ---- model/head.c, model/similarity.c: after the pooling --------------------------------------------------------------- */
+
+/* y[n, out] = f(x[n, in] W[out, in]^T + bias[out]); bias may be NULL. */
+enum sp_status sp_dense_forward(float *y, struct sp_strided x, struct sp_strided weight, const float *bias,
+                                enum sp_activation f, int64_t n, int64_t out, int64_t in);
+/* y[n, d] = x / max(||x||, 1e-12), row by row. */
+void sp_normalize_forward(float *y, const float *x, int64_t n, int64_t d);
+
+enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN };
+/* Similarities in float64, summed in one fixed order; distances are negated. The cosine of equal vectors is exactly 1,
+ * of a zero vector 0. out[n] for rows of a and b one by one, out[n, m] for every row of a against every row of b. */
+void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t n, int64_t d, enum sp_metric metric);
+enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const float *b, int64_t m, int64_t d,
+                                    enum sp_metric metric);
+
+#endif
