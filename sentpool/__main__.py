@@ -1,0 +1,7 @@
+"""``python -m sentpool``: the command line."""
+
+import sys
+
+from sentpool.cli import main
+
+sys.exit(main())

@@ -1,0 +1,46 @@
+"""The C core, as the package uses it. Arrays that come in are converted where that is exact enough, never written."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+class Model:
+    def __new__(
+        cls,
+        *,
+        vocab_size: int,
+        max_positions: int,
+        type_vocab_size: int,
+        hidden: int,
+        layers: int,
+        heads: int,
+        intermediate: int,
+        layer_norm_eps: float = 1e-12,
+        activation: str = "gelu",
+        position_offset: int = 0,
+    ) -> Model: ...
+    def tensors(self) -> dict[str, tuple[int, ...]]: ...
+    def load(self, name: str, first_row: int, rows: ArrayLike, /) -> None: ...
+    def finish(self) -> None: ...
+    def layer_states(
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        layers: Sequence[int],
+        tokens: Sequence[str],
+        *,
+        batch_size: int = 32,
+        skip: int = 0,
+        threads: int = 1,
+    ) -> NDArray[np.float32]: ...
+    def hidden_states(self, ids: ArrayLike, offsets: ArrayLike, *, threads: int = 1) -> NDArray[np.float32]: ...
+
+def dense(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /) -> NDArray[np.float32]: ...
+def normalize(x: ArrayLike, /) -> NDArray[np.float32]: ...
+def similarity_pairwise(a: ArrayLike, b: ArrayLike, metric: str = "cosine", /) -> NDArray[np.float64]: ...
+def similarity(a: ArrayLike, b: ArrayLike, metric: str = "cosine", /) -> NDArray[np.float32]: ...
+def config() -> dict[str, str | int]: ...
+def isas() -> list[str]: ...
+def gemm_calls() -> dict[str, int]: ...
+def fail_allocation(n: int, /) -> None: ...

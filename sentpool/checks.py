@@ -1,0 +1,72 @@
+"""Checks of arguments: every message names the argument, its value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from sentpool.errors import shown
+
+
+def positive_integer(name: str, value: object) -> int:
+    """`value` as an int.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer (a bool is none).
+    ValueError
+        If it is below 1.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a positive integer, not {type(value).__name__} {shown(value)}")
+    if value < 1:
+        raise ValueError(f"{name} is {shown(value)}; it must be a positive integer")
+    return int(value)
+
+
+def one_of(name: str, value: object, allowed: tuple) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
+        raise ValueError(f"{name} is {shown(value)}; it must be {' or '.join(map(repr, allowed))}")
+
+
+def sentence_list(sentences: object) -> tuple[list[str], bool]:
+    """The sentences as a list, and whether a single string was given.
+
+    Parameters
+    ----------
+    sentences
+        A str, or any iterable of str: list, tuple, generator, NumPy array, pandas Series.
+
+    Raises
+    ------
+    TypeError
+        If an item is no str (its index is named), or `sentences` holds no items.
+    """
+    if isinstance(sentences, np.ndarray) and sentences.ndim == 0:
+        sentences = sentences.item()
+    if isinstance(sentences, str):
+        return [sentences], True
+    if isinstance(sentences, (bytes, bytearray, dict)) or not isinstance(sentences, Iterable):
+        raise TypeError(
+            f"sentences must be a str or a sequence of str, not {type(sentences).__name__} {shown(sentences)}"
+        )
+    if isinstance(sentences, np.ndarray) and sentences.ndim != 1:
+        raise TypeError(f"sentences must be one-dimensional, not an array of shape {sentences.shape}")
+    texts = list(sentences)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(_not_a_string(index, text))
+    return texts, False
+
+
+def _not_a_string(index: int, text: object) -> str:
+    missing = text is None or (isinstance(text, float) and text != text) or type(text).__name__ in ("NAType", "NaTType")
+    hint = "drop missing values first, or replace them: series.fillna('')" if missing else "pass str"
+    if isinstance(text, (bytes, bytearray)):
+        hint = "decode it: text.decode('utf-8')"
+    elif isinstance(text, (list, tuple)):
+        hint = "pass one flat list of str"
+    return f"sentences[{index}] is {type(text).__name__} {shown(text)}, not str; {hint}"

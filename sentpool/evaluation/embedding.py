@@ -1,0 +1,96 @@
+"""Sentence vectors from whatever can embed: our encoder, another library's, or a plain function."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from sentpool.errors import shown
+
+
+def embed(model, sentences, *, batch_size, show_progress_bar, **options) -> tuple[np.ndarray, dict[str, Any]]:
+    """Embed sentences with one call of the model and check what comes back.
+
+    Parameters
+    ----------
+    model : SentenceEncoder, object with ``encode``, or callable
+        A callable takes the list of n strings and returns an array (n, d); it gets no options.
+    sentences : list of str
+    batch_size, show_progress_bar, **options
+        Passed to ``model.encode``.
+
+    Returns
+    -------
+    vectors : ndarray, shape (n, d), float32
+    facts : dict
+        ``sentences`` (n), ``dimension`` (d), ``truncated`` (sentences cut at the maximum length, None where
+        the model does not tell) and the options that the model got.
+
+    Raises
+    ------
+    TypeError
+        `model` can neither encode nor be called, or `options` are given to a plain callable.
+    ValueError
+        The result is no array of numbers of shape (n, d), or holds NaN or infinity (the sentence is named).
+    """
+    if isinstance(model, (str, os.PathLike, type)) or not (hasattr(model, "encode") or callable(model)):
+        raise TypeError(
+            f"model is {shown(model)}: expected a SentenceEncoder (sentpool.SentenceEncoder(folder)), an "
+            "object with encode(sentences), or a callable from a list of n strings to an array (n, d)"
+        )
+    truncated = None
+    options = {name: value for name, value in options.items() if value is not None}
+    if hasattr(model, "encode"):
+        options["batch_size"] = batch_size
+    if hasattr(model, "encode_with_info"):
+        vectors, info = model.encode_with_info(sentences, show_progress_bar=show_progress_bar, **options)
+        truncated = int(info.n_truncated)
+    elif hasattr(model, "encode"):
+        vectors = model.encode(sentences, show_progress_bar=show_progress_bar, **options)
+    elif not options:
+        vectors = model(sentences)
+    else:
+        raise TypeError(
+            f"{', '.join(options)}: only a model with an encode method takes such options; a plain callable "
+            "gets them beforehand, by functools.partial"
+        )
+    vectors = _checked(vectors, sentences)
+    facts = {"sentences": len(vectors), "dimension": vectors.shape[1], "truncated": truncated}
+    return vectors, facts | options
+
+
+def describe_model(model) -> dict[str, Any]:
+    """What identifies a model in a saved result: its provenance, or at least its name."""
+    if hasattr(model, "provenance"):
+        provenance = {name: value for name, value in model.provenance().items() if name != "versions"}
+        folder = getattr(model, "folder", None)
+        if folder is not None:
+            provenance.setdefault("name", os.path.basename(os.path.abspath(folder.path)))
+        return provenance
+    named = model if hasattr(model, "__qualname__") else type(model)
+    return {"name": f"{named.__module__}.{named.__qualname__}"}
+
+
+def _checked(vectors, sentences: list[str]) -> np.ndarray:
+    try:
+        with np.errstate(over="ignore"):
+            vectors = np.asarray(vectors).astype(np.float32, copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the model returned no array of numbers ({error}): expected shape (n, d)"
+        ) from error
+    if vectors.ndim != 2 or len(vectors) != len(sentences) or not vectors.shape[1]:
+        raise ValueError(
+            f"the model returned an array of shape {vectors.shape} for {len(sentences)} sentences: expected "
+            f"({len(sentences)}, d), one row per sentence"
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        sentence = shown(sentences[int(np.argmin(finite))])
+        raise ValueError(
+            f"the model's vector of {sentence} holds NaN or infinity (as float32), and so no cosine is defined "
+            f"({(~finite).sum()} of {len(finite)} vectors are like that)"
+        )
+    return vectors

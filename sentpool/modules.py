@@ -1,0 +1,187 @@
+"""The modules of a sentence-transformers folder: where they are, what Pooling, Dense and Normalize say."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from sentpool.errors import ModelFolderError, shown
+from sentpool.fields import Fields, read_json
+from sentpool.weights import stored_tensors
+
+# Pooling modes in sentence-transformers' names, in the order in which it concatenates them, and in ours.
+_POOLING_MODES = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last_token",
+}
+# Up to version 5.3 each mode had a field of its own.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last_token",
+}
+
+_ACTIVATIONS = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.GELU": "gelu",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+}
+
+_LARGEST_WIDTH = 1 << 20
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A linear layer and its activation behind the pooling.
+
+    Attributes
+    ----------
+    weight : ndarray, float32, shape (out, in)
+    bias : ndarray, float32, shape (out,), or None
+    activation : str
+        "identity", "tanh", "gelu", "relu" or "sigmoid".
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+    activation: str
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Division by the Euclidean norm behind the pooling."""
+
+
+def module_list(path: Path) -> list[tuple[str, Path]]:
+    """The kind and the folder of every module, in order."""
+    modules = []
+    for number, entry in enumerate(read_json(path, list)):
+        if not isinstance(entry, dict):
+            raise ModelFolderError(f"{path}: module {number} is {shown(entry)}; expected an object {{…}}")
+        fields = Fields(path, entry, f"[{number}].")
+        kind = fields.string("type").rpartition(".")[2]
+        if fields.values["type"] not in _class_paths(kind):
+            raise fields.error("type", "sentence-transformers' Transformer, Pooling, Dense or Normalize")
+        fields.refuse_others(("idx", "name", "path", "type"))
+        modules.append((kind, _module_path(fields, path.parent)))
+    return modules
+
+
+def _class_paths(kind: str) -> tuple[str, ...]:
+    """Where a module's class is, or was in earlier versions; none for other kinds."""
+    packages = {
+        "Transformer": "base.modules.transformer",
+        "Pooling": "sentence_transformer.modules.pooling",
+        "Dense": "base.modules.dense",
+        "Normalize": "base.modules.normalize",
+    }
+    if kind not in packages:
+        return ()
+    places = (
+        "models",
+        f"models.{kind}",
+        packages[kind],
+        packages[kind].rpartition(".")[0],
+        "sentence_transformer.modules",
+    )
+    return tuple(f"sentence_transformers.{place}.{kind}" for place in places)
+
+
+def _module_path(fields: Fields, root: Path) -> Path:
+    """The folder of a module: inside the model folder, also once links are followed.
+
+    Files inside it may be links that lead outside: the hub's cache consists of such.
+    """
+    name = fields.string("path")
+    as_windows = PureWindowsPath(name)
+    inside = not as_windows.anchor and ".." not in as_windows.parts
+    try:
+        home, path = Path(os.path.realpath(root)), Path(os.path.realpath(root / name))
+    except ValueError:  # a NUL or a lone surrogate, which no path has
+        inside = False
+    if not inside or not path.is_relative_to(home):
+        raise fields.error("path", "a folder inside the model folder")
+    return root / name
+
+
+def read_pooling(fields: Fields, hidden_size: int) -> tuple[tuple[str, ...], bool]:
+    """The modes, in our names, and whether prompts are pooled."""
+    widths = ("word_embedding_dimension", "embedding_dimension")
+    fields.refuse_others((*widths, "pooling_mode", "include_prompt", *_POOLING_FLAGS))
+    for name in widths:
+        fields.choice(name, (hidden_size,), hidden_size)
+    include_prompt = fields.boolean("include_prompt", True)
+    if not fields.has("pooling_mode"):
+        modes = tuple(mode for flag, mode in _POOLING_FLAGS.items() if fields.boolean(flag, False))
+        return modes or ("mean",), include_prompt
+    value = fields.values["pooling_mode"]
+    names = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(n, str) and n in _POOLING_MODES for n in names)
+    ):
+        raise fields.error("pooling_mode", f"one or a list of {', '.join(_POOLING_MODES)}")
+    return tuple(_POOLING_MODES[name] for name in names), include_prompt
+
+
+def read_dense(folder: Path, width: int) -> Dense:
+    """Read a Dense module that takes embeddings of `width` numbers."""
+    fields = Fields.read(folder / "config.json")
+    _on_sentence_embeddings(fields)
+    fields.refuse_others(
+        (
+            "in_features",
+            "out_features",
+            "bias",
+            "activation_function",
+            "module_input_name",
+            "module_output_name",
+            "use_residual",
+        )
+    )
+    fields.choice("use_residual", (False,), False)
+    if fields.integer("in_features", maximum=_LARGEST_WIDTH) != width:
+        raise fields.error("in_features", f"{width}, what the module before it gives")
+    out = fields.integer("out_features", maximum=_LARGEST_WIDTH)
+    shapes = {"linear.weight": (out, width)}
+    if fields.boolean("bias", True):
+        shapes["linear.bias"] = (out,)
+    activation = fields.choice("activation_function", _ACTIVATIONS, "torch.nn.modules.activation.Tanh")
+
+    stored = stored_tensors(folder)
+    held = {name: tensor.shape for name, tensor in stored.items()}
+    if held != shapes:
+        raise ModelFolderError(
+            f"{folder}: the weights are {shown(held)}; {fields.path.name} asks for {shapes}"
+        )
+    arrays = {name: tensor.read() for name, tensor in stored.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ModelFolderError(f"{stored[name].path}: tensor {name!r} contains NaN or Inf")
+    return Dense(arrays["linear.weight"], arrays.get("linear.bias"), _ACTIVATIONS[activation])
+
+
+def read_normalize(folder: Path) -> Normalize:
+    """Read a Normalize module; its folder may be missing, for it has no parameters."""
+    fields = Fields.read_if_there(folder / "config.json")
+    _on_sentence_embeddings(fields)
+    return Normalize()
+
+
+def _on_sentence_embeddings(fields: Fields) -> None:
+    for name in ("module_input_name", "module_output_name"):
+        if fields.has(name):
+            fields.choice(name, ("sentence_embedding",))

@@ -1,0 +1,83 @@
+"""How many threads a call uses: the argument, else `set_num_threads`, else SENTPOOL_NUM_THREADS, else the physical cores."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from pathlib import Path
+
+from sentpool.checks import positive_integer
+
+_CPU_TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/{what}"
+_chosen: int | None = None
+
+
+def set_num_threads(threads: int | None) -> None:
+    """Set how many threads calls use that do not say so themselves.
+
+    Parameters
+    ----------
+    threads
+        A positive integer; None goes back to the default, which is the number of physical cores that CPU affinity
+        and the cgroup's quota leave to this process.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `threads` is no positive integer.
+    """
+    global _chosen
+    _chosen = None if threads is None else positive_integer("threads", threads)
+
+
+def get_num_threads() -> int:
+    """How many threads a call uses that does not say so itself."""
+    return _chosen or _from_environment() or physical_cores()
+
+
+def resolve(threads: int | None) -> int:
+    """The number of threads for one call."""
+    return get_num_threads() if threads is None else positive_integer("threads", threads)
+
+
+def _from_environment() -> int | None:
+    text = os.environ.get("SENTPOOL_NUM_THREADS", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"SENTPOOL_NUM_THREADS is {text!r}; it must be a positive integer, or unset")
+    return int(text)
+
+
+@functools.cache
+def physical_cores() -> int:
+    """Physical cores that CPU affinity and the cgroup's quota leave to this process, at least 1."""
+    cpus = os.sched_getaffinity(0)
+    cores = {tuple(_topology(cpu, what) for what in ("physical_package_id", "core_id")) for cpu in cpus}
+    unknown = any(None in core for core in cores)
+    return max(1, min(len(cpus) if unknown else len(cores), _cgroup_quota()))
+
+
+def _topology(cpu: int, what: str) -> str | None:
+    return _read(_CPU_TOPOLOGY.format(cpu=cpu, what=what))
+
+
+def _cgroup_quota() -> int:
+    """Whole CPUs that the cgroup (version 2, else 1) grants, rounded up; a large number where it sets no limit."""
+    unlimited = 1 << 20
+    fields = (_read("/sys/fs/cgroup/cpu.max") or "").split()
+    if not fields:
+        fields = [_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{what}_us") or "" for what in ("quota", "period")]
+    try:
+        quota, period = (int(field) for field in fields)
+    except ValueError:
+        return unlimited
+    return math.ceil(quota / period) if quota > 0 and period > 0 else unlimited
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,193 @@
+"""From texts to packed token ids: thin over `tokenizers`, which does the work in threads of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from sentpool.config import EncoderConfig
+from sentpool.errors import ModelFolderError, panics_raise, shown, warn
+from sentpool.long_text import LongText
+from sentpool.tokenizer_files import read_backend, read_settings
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+# How many characters of a text are looked at first, per token that the encoder takes: prose has five to a
+# token.
+_CHARACTERS_PER_TOKEN = 8
+_CHARACTERS_AT_LEAST = 256
+
+
+class TokenBatch(NamedTuple):
+    """The tokens of n texts, one behind the other and without padding.
+
+    Attributes
+    ----------
+    ids : ndarray, int32, shape (N,)
+        Text i owns ids[offsets[i]:offsets[i + 1]], special tokens included.
+    offsets : ndarray, int64, shape (n + 1,)
+    truncated : ndarray, bool, shape (n,)
+        Whether a text has more tokens than were kept.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    truncated: np.ndarray
+
+
+class TextTokenizer:
+    """Tokenises texts as the model was trained to see them, up to `max_seq_length` tokens.
+
+    Any number of threads may use one tokenizer at a time.
+
+    Attributes
+    ----------
+    backend : tokenizers.Tokenizer
+        What does the work. It neither truncates nor pads: this class does.
+    max_positions : int
+        The most tokens, special tokens included, that the encoder has positions for.
+    """
+
+    def __init__(self, backend: Tokenizer, max_positions: int, max_seq_length: int | None = None) -> None:
+        self.backend = backend
+        self.max_positions = max_positions
+        self._prefix, self._suffix = _special_ids(backend)
+        self._long_text = LongText.of(backend)
+        # Leaves out offsets, which nobody asks for; tokenizers 0.20 was the first to have it.
+        self._encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
+        self.max_seq_length = max_positions if max_seq_length is None else max_seq_length
+
+    @classmethod
+    def read(
+        cls,
+        folder: Path,
+        config: EncoderConfig,
+        *,
+        max_seq_length: int | None = None,
+        do_lower_case: bool = False,
+    ) -> TextTokenizer:
+        """Read the tokenizer of a model folder.
+
+        Parameters
+        ----------
+        max_seq_length
+            As in sentence-transformers: if None, `model_max_length` of `tokenizer_config.json` holds. Neither
+            can exceed the encoder's positions: larger numbers, which old folders have, mean all of them.
+        do_lower_case
+            Lowercase every text first, whatever the tokenizer does itself.
+
+        Raises
+        ------
+        ModelFolderError
+            If a file is missing, broken, or does not fit the encoder.
+        """
+        settings = read_settings(folder)
+        backend = read_backend(folder, config, settings, do_lower_case=do_lower_case)
+        if max_seq_length is None and settings.has("model_max_length"):
+            # "No limit" is written as 10**30.
+            max_seq_length = int(settings.number("model_max_length", minimum=1, below=1e300))
+        limit = config.max_tokens if max_seq_length is None else min(max_seq_length, config.max_tokens)
+        try:
+            return cls(backend, config.max_tokens, limit)
+        except ModelFolderError:
+            raise
+        except ValueError as error:
+            raise ModelFolderError(f"{folder}: {error}") from error
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens kept of a text, special tokens included; settable."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise TypeError(f"max_seq_length must be an integer, not {type(value).__name__} {shown(value)}")
+        least = len(self._prefix) + len(self._suffix)
+        if not least <= value <= self.max_positions:
+            raise ValueError(
+                f"max_seq_length is {value}; allowed are {least} (the special tokens alone) to "
+                f"{self.max_positions} (the encoder's positions)"
+            )
+        self._max_seq_length = int(value)
+
+    def encode(self, texts: list[str]) -> TokenBatch:
+        """Tokenise texts.
+
+        A lone surrogate, which is no character, is read as U+FFFD, with one warning. Of a long text, only as
+        much is tokenised as decides about the ids that are kept.
+
+        Parameters
+        ----------
+        texts
+            A list of str, of any length each.
+
+        Returns
+        -------
+        TokenBatch
+        """
+        # Read once: another thread may set max_seq_length meanwhile.
+        limit = self.max_seq_length - len(self._prefix) - len(self._suffix)
+        with panics_raise(ValueError, "the tokenizer failed"):
+            try:
+                rows = self._rows(texts, limit)
+            # What the library says to a str that has no UTF-8, and what Python says.
+            except (TypeError, UnicodeEncodeError):
+                cleaned = [_LONE_SURROGATE.sub("\ufffd", text) for text in texts]
+                if cleaned == texts:
+                    raise
+                warn("lone surrogates, which are no characters, were read as U+FFFD")
+                rows = self._rows(cleaned, limit)
+        return self._packed(rows, limit)
+
+    def count(self, prefix: str) -> int:
+        """How many tokens a prompt has, with the opening special tokens and without the closing ones."""
+        return len(self.encode([prefix]).ids) - len(self._suffix)
+
+    def _rows(self, texts: list[str], limit: int) -> list[list[int]]:
+        """The ids of each text without special tokens: all, or the first ones but more than `limit`."""
+        heads = [self._head(text, limit) for text in texts]
+        rows = [encoding.ids for encoding in self._encode_batch(heads, add_special_tokens=False)]
+        for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
+            if len(head) < len(text) and len(rows[index]) <= limit:
+                rows[index] = self._long_text.first_ids(text, limit)
+        return rows
+
+    def _head(self, text: str, limit: int) -> str:
+        """A beginning of the text, up to a space, so that more of the text would change none of its ids."""
+        size = _CHARACTERS_AT_LEAST + _CHARACTERS_PER_TOKEN * limit
+        if len(text) <= size or self._long_text is None:
+            return text
+        return text[: max(text.rfind(" ", 0, size), 0)]
+
+    def _packed(self, rows: list[list[int]], limit: int) -> TokenBatch:
+        ids: list[int] = []
+        offsets = [0]
+        for row in rows:
+            ids += self._prefix
+            ids += row if len(row) <= limit else row[:limit]
+            ids += self._suffix
+            offsets.append(len(ids))
+        return TokenBatch(
+            np.array(ids, np.int32),
+            np.array(offsets, np.int64),
+            np.array([len(row) > limit for row in rows], bool),
+        )
+
+
+def _special_ids(backend: Tokenizer) -> tuple[list[int], list[int]]:
+    """The ids that are put before and behind every text."""
+    encoding: Encoding = backend.encode("a")
+    mask = encoding.special_tokens_mask
+    if 0 not in mask or any(encoding.type_ids):
+        raise ValueError(
+            f"the tokenizer turns 'a' into tokens {encoding.tokens} of types {encoding.type_ids}; "
+            f"expected are special tokens around at least one other, all of type 0"
+        )
+    first = mask.index(0)
+    last = len(mask) - mask[::-1].index(0)
+    return encoding.ids[:first], encoding.ids[last:]
