@@ -55,9 +55,10 @@ char *__wrap_bli_env_get_str(const char *name)
 	return NULL;
 }
 
-/* ---- versions: 0.9 has plain contexts, 2.x contexts that must be initialised in place -------------------------- */
+/* ---- versions: blis.h of 1.0 brought BLIS_VA_END and setters that take it, 2.0 a version macro and contexts that
+ * must be initialised in place --------------------------------------------------------------------------------- */
 
-#if SP_BLIS_MAJOR == 0
+#ifndef BLIS_VA_END
 
 static void copy_native_context(cntx_t *to)
 {
@@ -81,7 +82,7 @@ static void set_kernel(cntx_t *c, void_fp kernel)
 
 static void copy_native_context(cntx_t *to)
 {
-#if SP_BLIS_MAJOR >= 2
+#ifdef BLIS_VERSION_MAJOR
 	bli_cntx_init(to);
 #endif
 	if (chosen_arch == BLIS_ARCH_SKX)

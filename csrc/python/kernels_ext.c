@@ -1,0 +1,99 @@
+/* kernels_ext.c: the extension `sentpool._kernels`, for tests only: the addresses of every kernel of every instruction
+ * set, so that tests can call them through ctypes on memory of their own making (guard pages, odd strides).
+ */
+#define SP_IMPORT_ARRAY
+#include "python/binding.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const struct sp_kernels *find(const char *isa)
+{
+	static const struct sp_kernels *const all[] = {
+#if defined(__x86_64__)
+		&sp_kernels_avx512, &sp_kernels_avx2,
+#endif
+		&sp_kernels_generic, &sp_kernels_scalar};
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+		if (strcmp(all[i]->isa, isa) == 0)
+			return all[i];
+	return NULL;
+}
+
+static int add(PyObject *dict, const char *name, uintptr_t value)
+{
+	PyObject *number = PyLong_FromUnsignedLongLong(value);
+	int status = number ? PyDict_SetItemString(dict, name, number) : -1;
+	Py_XDECREF(number);
+	return status;
+}
+
+static PyObject *kernels(PyObject *Py_UNUSED(module), PyObject *name)
+{
+	const char *isa = PyUnicode_AsUTF8AndSize(name, NULL);
+	const struct sp_kernels *k = isa ? find(isa) : NULL;
+	if (!k)
+		return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no kernels named %R", name);
+	PyObject *dict = PyDict_New();
+	if (!dict || add(dict, "nr", (uintptr_t)k->nr)
+#define ADD(field) || add(dict, #field, (uintptr_t)k->field)
+		ADD(gemm) ADD(pack) ADD(activation) ADD(softmax_columns) ADD(divide_rows) ADD(add_layernorm) ADD(embed_row)
+		ADD(pool_sum) ADD(pool_weighted) ADD(pool_max) ADD(sum_of_squares))
+#undef ADD
+		Py_CLEAR(dict);
+	return dict;
+}
+
+/* a @ b by sp_gemm, for float32 matrices of any strides */
+static PyObject *gemm(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	PyArrayObject *a, *b;
+	if (!PyArg_ParseTuple(args, "O!O!:gemm", &PyArray_Type, &a, &PyArray_Type, &b))
+		return NULL;
+	if (PyArray_TYPE(a) != NPY_FLOAT32 || PyArray_TYPE(b) != NPY_FLOAT32 || PyArray_NDIM(a) != 2 ||
+	    PyArray_NDIM(b) != 2 || PyArray_DIM(a, 1) != PyArray_DIM(b, 0)) {
+		PyErr_SetString(PyExc_ValueError, "gemm takes two float32 matrices that fit");
+		return NULL;
+	}
+	npy_intp shape[] = {PyArray_DIM(a, 0), PyArray_DIM(b, 1)};
+	PyArrayObject *c = sp_array_new(2, shape, NPY_FLOAT32);
+	if (!c)
+		return NULL;
+	const npy_intp item = sizeof(float);
+	struct sp_strided x = {SP_FLOATS(a), PyArray_STRIDE(a, 0) / item, PyArray_STRIDE(a, 1) / item};
+	struct sp_strided y = {SP_FLOATS(b), PyArray_STRIDE(b, 0) / item, PyArray_STRIDE(b, 1) / item};
+	enum sp_status status = sp_gemm(SP_FLOATS(c), shape[1], x, y, shape[0], shape[1], PyArray_DIM(a, 1));
+	if (status != SP_OK) {
+		Py_DECREF(c);
+		return sp_raise(status);
+	}
+	return (PyObject *)c;
+}
+
+static PyMethodDef methods[] = {
+	{"kernels", kernels, METH_O, "kernels(isa)\n--\n\nAddresses of the kernels of one instruction set, and nr."},
+	{"gemm", gemm, METH_VARARGS, "gemm(a, b)\n--\n\na @ b for float32 matrices of any strides."},
+	{NULL, NULL, 0, NULL}};
+
+static int module_exec(PyObject *Py_UNUSED(module))
+{
+	const char *variable, *allowed;
+	if (PyArray_ImportNumPyAPI() < 0)
+		return -1;
+	if (sp_runtime_start(NULL, NULL, getenv("SENTPOOL_BLIS_ARCH"), &variable, &allowed) == SP_OK)
+		return 0;
+	PyErr_Format(PyExc_ValueError, "%s may be %s", variable, allowed);
+	return -1;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
+
+static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT,
+                                        .m_name = "sentpool._kernels",
+                                        .m_methods = methods,
+                                        .m_slots = slots};
+
+PyMODINIT_FUNC PyInit__kernels(void)
+{
+	return PyModuleDef_Init(&definition);
+}

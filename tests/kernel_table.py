@@ -1,0 +1,106 @@
+"""The C kernels of one instruction set, callable on NumPy arrays or bare addresses through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from ctypes import c_float, c_int, c_int64, c_void_p
+
+import numpy as np
+
+from sentpool import _core
+
+_kernels = __import__("sentpool._kernels", fromlist=["kernels"])
+
+P, I = c_void_p, c_int64
+ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid")
+
+
+class PanelA(ctypes.Structure):
+    _fields_ = (("data", P), ("ld", I), ("by_column", c_int))
+
+
+class PanelB(ctypes.Structure):
+    _fields_ = (("data", P), ("panel_stride", I), ("row_stride", I))
+
+
+_SIGNATURES = {
+    "gemm": (None, P, I, PanelA, PanelB, P, I, I, I),
+    "pack": (None, P, I, P, I, I, I),
+    "activation": (None, P, I, P, I, c_int, I, I),
+    "softmax_columns": (None, P, P, c_float, I),
+    "divide_rows": (None, P, I, P, I, I),
+    "add_layernorm": (None, P, I, P, I, P, I, P, P, c_float, I, I),
+    "embed_row": (None, P, P, P, P, I),
+    "pool_sum": (None, P, P, I, c_float, I, I),
+    "pool_weighted": (None, P, P, I, I, I, I),
+    "pool_max": (None, P, P, I, I, I),
+    "sum_of_squares": (c_float, P, I),
+}
+
+
+def isas() -> list[str]:
+    """Instruction sets to hold against the scalar twin: those that run here."""
+    return [isa for isa in _core.isas() if isa != "scalar"]
+
+
+def address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+class Kernels:
+    """`Kernels("avx2").gemm(...)` and so on; arguments are those of csrc/kernels/kernels.h, arrays as addresses."""
+
+    def __init__(self, isa: str) -> None:
+        addresses = _kernels.kernels(isa)
+        self.isa, self.nr = isa, addresses["nr"]
+        for name, (result, *arguments) in _SIGNATURES.items():
+            setattr(self, name, ctypes.CFUNCTYPE(result, *arguments)(addresses[name]))
+
+    def pack_weight(self, weight: np.ndarray) -> np.ndarray:
+        """A weight (out, in) in panels (ceil(out / nr), in, nr), zeros where a panel is not filled."""
+        out, width = weight.shape
+        panels = np.zeros((-(-out // self.nr), width, self.nr), np.float32)
+        for index, panel in enumerate(panels):
+            rows = np.ascontiguousarray(weight[index * self.nr : (index + 1) * self.nr])
+            self.pack(address(panel), 0, address(rows), width, len(rows), width)
+        return panels
+
+    def linear(self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+        """x (m, k), rows any stride apart, times weight (n, k) transposed, plus bias."""
+        (m, k), n = x.shape, len(weight)
+        panels = self.pack_weight(weight)
+        c = np.full((m, n + 3), np.nan, np.float32)
+        b = PanelB(address(panels), k * self.nr, self.nr)
+        self.gemm(address(c), n + 3, PanelA(address(x), x.strides[0] // 4, 0), b, address(bias), m, n, k)
+        assert np.isnan(c[:, n:]).all(), "wrote beyond the columns asked for"
+        return c[:, :n]
+
+
+class Guarded:
+    """A copy of an array that ends exactly where an unreadable page begins: one float too far is a crash."""
+
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _libc.mprotect.argtypes = (c_void_p, ctypes.c_size_t, c_int)
+
+    def __init__(self, array: np.ndarray) -> None:
+        page = mmap.PAGESIZE
+        size = array.nbytes
+        whole = -(-size // page) * page
+        self._map = mmap.mmap(-1, whole + page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        if self._libc.mprotect(start + whole, page, 0):
+            raise OSError(ctypes.get_errno(), "mprotect")
+        self.address = start + whole - size
+        self.array = np.frombuffer((ctypes.c_char * size).from_address(self.address), array.dtype).reshape(array.shape)
+        self.array[...] = array
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal bit for bit, any NaN as good as another."""
+    return a.shape == b.shape and bool(
+        (np.isnan(a) == np.isnan(b)).all() and (a[~np.isnan(a)].view(np.int32) == b[~np.isnan(b)].view(np.int32)).all()
+    )
+
+
+__all__ = ["ACTIVATIONS", "Guarded", "Kernels", "PanelA", "PanelB", "address", "isas", "same"]
