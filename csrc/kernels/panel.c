@@ -29,7 +29,7 @@ INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ld
                        const float *b, int64_t ldb, int64_t k, struct tile_end end)
 {
 	vf sum[MR][2];
-#pragma GCC unroll 16
+	UNROLL
 	for (int r = 0; r < rows; r++)
 		sum[r][0] = sum[r][1] = (vf){0};
 
@@ -40,7 +40,7 @@ INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ld
 		__builtin_prefetch(row + PREFETCH_FLOATS + 16);
 #endif
 		vf b0 = v_load(row), b1 = v_load(row + VL);
-#pragma GCC unroll 16
+		UNROLL
 		for (int r = 0; r < rows; r++) {
 			vf x = v_set(by_column ? a[p * lda + r] : a[r * lda + p]);
 			sum[r][0] = v_fma(x, b0, sum[r][0]);
@@ -48,7 +48,7 @@ INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ld
 		}
 	}
 
-#pragma GCC unroll 16
+	UNROLL
 	for (int r = 0; r < rows; r++) {
 		float *out = c + r * ldc;
 		if (end.accumulate) {

@@ -39,6 +39,13 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* Before a loop of at most 16 rounds: no loop at all, so that what it indexes can live in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
 
