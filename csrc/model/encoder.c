@@ -15,19 +15,20 @@ enum {
 	ROW_ALIGN = 16          /* floats; one more such step keeps rows out of the same cache set */
 };
 
+/* What a rank needs of its own; the buffers of `memory` may be those of the rank that it works with. */
 struct workspace {
-	float *memory;
 	int64_t *offsets;
+	float *memory;
 	float *h; /* [N, H] the state between layers */
 	struct sp_layer_acts acts;
 };
 
 struct run {
 	const struct sp_encode_job *job;
-	struct workspace *workspace; /* one per rank; ranks that work together share the first one's buffers */
-	float *scratch;
-	int64_t scratch_size;
-	int64_t chunk_tokens, longest;
+	struct workspace *workspace; /* one per rank */
+	int64_t chunk_tokens;        /* a chunk has more only if it is one long sentence */
+	int64_t longest;             /* tokens of the longest sentence */
+	int64_t most;                /* tokens of the largest chunk */
 	int together;
 	_Atomic int64_t next; /* the first sentence nobody has taken */
 	_Atomic int stopped;
@@ -43,28 +44,41 @@ static int64_t max_chunk_sentences(const struct run *run)
 	return run->job->batch_size < run->chunk_tokens ? run->job->batch_size : run->chunk_tokens;
 }
 
-static enum sp_status workspace_create(struct workspace *w, const struct run *run)
+/* Attention reads values one panel wide: behind the last row of qkv must be that much memory. */
+static int64_t slack(void)
+{
+	return sp_runtime()->kernels->nr;
+}
+
+static enum sp_status workspace_create(struct workspace *w, const struct run *run, const struct workspace *shared)
 {
 	const struct sp_config *config = &run->job->model->config;
-	int64_t N = run->longest > run->chunk_tokens ? run->longest : run->chunk_tokens;
-	struct sp_layer_acts acts = {.ld_qkv = row_stride(3 * config->hidden),
-	                             .ld_hidden = row_stride(config->hidden),
-	                             .ld_inner = row_stride(config->intermediate)};
-	int64_t slack = sp_runtime()->kernels->nr; /* attention reads values one panel wide */
-	int64_t size = N * (acts.ld_qkv + acts.ld_inner + 5 * acts.ld_hidden) + slack;
-	w->memory = sp_zeros(size);
+	int64_t N = run->most;
+	*w = (struct workspace){0};
 	w->offsets = sp_bytes((size_t)(max_chunk_sentences(run) + 1) * sizeof *w->offsets);
-	if (!w->memory || !w->offsets)
+	w->acts.ld_qkv = row_stride(3 * config->hidden);
+	w->acts.ld_hidden = row_stride(config->hidden);
+	w->acts.ld_inner = row_stride(config->intermediate);
+	int64_t scratch = sp_attention_scratch(run->longest, config->hidden / config->heads);
+	int64_t buffers = N * (w->acts.ld_qkv + w->acts.ld_inner + 5 * w->acts.ld_hidden) + slack();
+	w->memory = sp_floats(scratch + (shared ? 0 : buffers));
+	if (!w->offsets || !w->memory)
 		return SP_NO_MEMORY;
-	float *p = w->memory;
-	acts.qkv = p, p += N * acts.ld_qkv + slack;
-	acts.inner = p, p += N * acts.ld_inner;
-	acts.context = p, p += N * acts.ld_hidden;
-	acts.attended = p, p += N * acts.ld_hidden;
-	acts.middle = p, p += N * acts.ld_hidden;
-	acts.expanded = p, p += N * acts.ld_hidden;
-	w->h = p;
-	w->acts = acts;
+
+	float *p = w->memory + scratch;
+	if (shared) {
+		w->acts = shared->acts;
+		w->h = shared->h;
+	} else {
+		w->acts.qkv = p, p += N * w->acts.ld_qkv + slack();
+		w->acts.inner = p, p += N * w->acts.ld_inner;
+		w->acts.context = p, p += N * w->acts.ld_hidden;
+		w->acts.attended = p, p += N * w->acts.ld_hidden;
+		w->acts.middle = p, p += N * w->acts.ld_hidden;
+		w->acts.expanded = p, p += N * w->acts.ld_hidden;
+		w->h = p;
+	}
+	w->acts.scratch = w->memory;
 	return SP_OK;
 }
 
@@ -96,35 +110,33 @@ static int stop(struct run *run, struct sp_team team, int is_caller)
 	return atomic_load(&run->stopped);
 }
 
-static void encode_chunk(struct run *run, const struct workspace *w, float *scratch, const struct sp_chunk *chunk,
-                         struct sp_team team, int is_caller)
+static void encode_chunk(struct run *run, const struct workspace *w, const struct sp_chunk *chunk, struct sp_team team,
+                         int is_caller)
 {
 	const struct sp_encode_job *job = run->job;
 	const struct sp_model *model = job->model;
-	struct sp_layer_acts acts = w->acts;
-	acts.scratch = scratch;
+	int64_t ld = w->acts.ld_hidden;
 
-	sp_embed_forward(w->h, acts.ld_hidden, model, chunk, team);
+	sp_embed_forward(w->h, ld, model, chunk, team);
 	sp_team_wait(team);
-	job->sink.take(&job->sink, team, chunk, 0, w->h, acts.ld_hidden);
+	job->sink.take(&job->sink, team, chunk, 0, w->h, ld);
 	for (int64_t l = 0; l < job->sink.last_layer; l++) {
 		if (stop(run, team, is_caller))
 			return;
-		sp_layer_forward(w->h, &acts, w->h, &model->layer[l], &model->config, chunk, team);
-		job->sink.take(&job->sink, team, chunk, l + 1, w->h, acts.ld_hidden);
+		sp_layer_forward(w->h, &w->acts, w->h, &model->layer[l], &model->config, chunk, team);
+		job->sink.take(&job->sink, team, chunk, l + 1, w->h, ld);
 	}
 }
 
 static void work(void *arg, struct sp_team team)
 {
 	struct run *run = arg;
-	struct workspace *own = &run->workspace[team.rank];
-	float *scratch = run->scratch + team.rank * run->scratch_size;
+	const struct workspace *own = &run->workspace[team.rank];
 	if (run->together) {
 		for (int64_t first = 0, end; first < run->job->B && !stop(run, team, team.rank == 0); first = end) {
 			end = chunk_end(run, first);
 			struct sp_chunk chunk = make_chunk(run, own->offsets, first, end);
-			encode_chunk(run, &run->workspace[0], scratch, &chunk, team, team.rank == 0);
+			encode_chunk(run, own, &chunk, team, team.rank == 0);
 			sp_team_wait(team);
 		}
 		return;
@@ -136,7 +148,7 @@ static void work(void *arg, struct sp_team team)
 		if (!atomic_compare_exchange_weak(&run->next, &first, end))
 			continue; /* another rank took it; `first` now says where to go on */
 		struct sp_chunk chunk = make_chunk(run, own->offsets, first, end);
-		encode_chunk(run, own, scratch, &chunk, alone, team.rank == 0);
+		encode_chunk(run, own, &chunk, alone, team.rank == 0);
 		first = atomic_load(&run->next);
 	}
 }
@@ -160,6 +172,8 @@ static int plan(struct run *run)
 		run->chunk_tokens = CHUNK_TOKENS;
 		threads = threads < panels ? threads : panels; /* more ranks than panels would idle */
 	}
+	run->most = run->chunk_tokens < tokens ? run->chunk_tokens : tokens;
+	run->most = run->most > run->longest ? run->most : run->longest;
 	return (int)threads;
 }
 
@@ -174,28 +188,22 @@ enum sp_status sp_encode(const struct sp_encode_job *job)
 		return SP_NO_MEMORY;
 
 	enum sp_status status = SP_OK;
-	const struct sp_config *config = &job->model->config;
-	run.scratch_size = sp_attention_scratch(run.longest, config->hidden / config->heads);
-	run.scratch = sp_zeros(threads * run.scratch_size);
 	run.workspace = sp_bytes((size_t)threads * sizeof *run.workspace);
-	if (!run.scratch || !run.workspace)
+	if (!run.workspace)
 		status = SP_NO_MEMORY;
-	for (int i = 0; run.workspace && i < threads; i++) {
-		run.workspace[i] = (struct workspace){0};
-		if (status == SP_OK)
-			status = workspace_create(&run.workspace[i], &run);
-	}
+	int ready = 0;
+	for (; status == SP_OK && ready < threads; ready++)
+		status = workspace_create(&run.workspace[ready], &run, run.together && ready ? run.workspace : NULL);
 	if (status == SP_OK) {
 		sp_threads_run(threads, work, &run);
 		if (atomic_load(&run.stopped))
 			status = SP_CANCELLED;
 	}
-	for (int i = 0; run.workspace && i < threads; i++) {
-		sp_free(run.workspace[i].memory);
-		sp_free(run.workspace[i].offsets);
+	while (ready-- > 0) {
+		sp_free(run.workspace[ready].memory);
+		sp_free(run.workspace[ready].offsets);
 	}
 	sp_free(run.workspace);
-	sp_free(run.scratch);
 	if (blis)
 		sp_gemm_leave(threads);
 	return status;
