@@ -44,6 +44,9 @@ class LongText:
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
         self._longest_word = backend.model.max_input_chars_per_word
+        # In condensed text a word has at most 2n + 3 characters, n being that limit, and an added token at
+        # most n. So all words but the last 3n + 4 end where a cut behind them cannot reach.
+        self._margin = 3 * self._longest_word + 4
         self._kinds = np.zeros(_CODE_POINTS, np.uint8)
         # What a run of spaces and removed characters is replaced by, by its strongest kind.
         self._stand_ins = np.zeros(_SPACE + 1, np.uint32)
@@ -67,14 +70,11 @@ class LongText:
         UnicodeEncodeError
             If the part of the text that is looked at holds a lone surrogate.
         """
-        # In condensed text a word has at most 2n + 3 characters, n being the limit above, and an added token
-        # at most n. So all words but the last `margin` ones end where the cut cannot reach.
-        margin = 3 * self._longest_word + 4
-        size = 2 * (limit + margin)
+        size = 2 * (limit + self._margin)
         for condensed, is_whole in self._condensed(text):
             while size < len(condensed):
                 ids, words = self._encode(condensed[:size])
-                complete = _before_last(words, margin)
+                complete = _before_last(words, self._margin)
                 if complete > limit:
                     return ids[:complete]
                 size *= 4
@@ -131,7 +131,8 @@ class LongText:
     def _learn(self, codes: np.ndarray) -> None:
         for code in codes.tolist():
             kind = self._kind(chr(code))
-            self._stand_ins[kind] = ord(" ") if kind == _SPACE else code
+            # Any of a kind will do.
+            self._stand_ins[kind] = code
             self._kinds[code] = kind
 
     def _kind(self, character: str) -> int:

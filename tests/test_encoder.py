@@ -301,7 +301,7 @@ def test_every_allocation_may_fail(model, tmp_path):
         raise AssertionError("never succeeded")
 
     expected = model.encode(TEXTS)
-    assert failures(lambda: model.encode(TEXTS, threads=2)) >= 4
+    assert failures(lambda: model.encode(TEXTS, threads=2)) >= 3
     np.testing.assert_array_equal(model.encode(TEXTS), expected)
     assert failures(lambda: SentenceEncoder(model.folder.path)) >= 30
 

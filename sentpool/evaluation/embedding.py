@@ -90,7 +90,7 @@ def _checked(vectors, sentences: list[str]) -> np.ndarray:
     if not finite.all():
         sentence = shown(sentences[int(np.argmin(finite))])
         raise ValueError(
-            f"the model's vector of {sentence} holds NaN or infinity (as float32), and so no cosine is defined "
+            f"the model's vector of {sentence} holds NaN or infinity as float32, so no cosine is defined "
             f"({(~finite).sum()} of {len(finite)} vectors are like that)"
         )
     return vectors

@@ -20,20 +20,20 @@ _AVERAGE_LEGEND = "average of 7: STS12–16, STSB-test, SICKR-test (its 4,927-pa
 
 def as_text(result: STSResult) -> str:
     """The result as lines of text, at most 100 columns wide where names allow it."""
-    width = max(12, *(len(task) for task in result)) if len(result) else 12
-    lines = [_title(result), _how(result), ""]
+    width = max([len(_AVERAGE), *map(len, result)])
+    lines = [_title(result), *_how(result), ""]
     lines.append(f"{'':{width}} {'':>7}{'Spearman ×100':>24}{'Pearson ×100':>24}")
     lines.append(f"{'task':{width}} {'pairs':>7}" + 2 * "".join(f"{name:>8}" for name in _COLUMNS))
-    for task, pairs, numbers in _rows(result):
+    for (task, pairs), numbers in _rows(result):
         lines.append(f"{task:{width}} {pairs:>7}" + "".join(f"{_percent(number):>8}" for number in numbers))
     lines += ["", *_LEGEND]
     if result.average() is not None:
         lines.append(_AVERAGE_LEGEND)
     subsets = _subset_rows(result)
     if subsets:
-        names = max(len(f"{task} {name}") for task, name, *_ in subsets)
+        names = max(len(f"{task} {name}") for (task, name, _), _ in subsets)
         lines += ["", f"{'subset':{names}} {'pairs':>7}{'Spearman ×100':>15}{'Pearson ×100':>15}"]
-        for task, name, n, *numbers in subsets:
+        for (task, name, n), numbers in subsets:
             label = f"{task} {name}"
             lines.append(f"{label:{names}} {n:>7}" + "".join(f"{_percent(number):>15}" for number in numbers))
     lines += [""] * bool(result.skipped) + [f"not scored: {why}" for why in result.skipped.values()]
@@ -48,59 +48,60 @@ def as_html(result: STSResult) -> str:
         + 2 * "".join(f"<th>{name}</th>" for name in _COLUMNS)
         + "</tr>"
     )
-    body = "".join(_html_row([task, pairs], numbers) for task, pairs, numbers in _rows(result))
-    parts = [
-        f"<p>{escape(_title(result))}<br>{escape(_how(result))}</p><table><thead>{head}</thead><tbody>{body}</tbody></table>"
-    ]
-    legend = " ".join(_LEGEND) + (f" {_AVERAGE_LEGEND}" if result.average() is not None else "")
-    parts.append(f"<p><small>{escape(legend)}</small></p>")
+    parts = [f"<p>{escape(line)}</p>" for line in (_title(result), *_how(result))]
+    parts.append(_html_table(head, _rows(result)))
+    notes = [*_LEGEND, _AVERAGE_LEGEND] if result.average() is not None else _LEGEND
+    parts.append(f"<p><small>{escape(' '.join(notes))}</small></p>")
     subsets = _subset_rows(result)
     if subsets:
-        head = "".join(
-            f"<th>{name}</th>" for name in ("task", "subset", "pairs", "Spearman ×100", "Pearson ×100")
-        )
-        body = "".join(_html_row([task, name, n], numbers) for task, name, n, *numbers in subsets)
-        parts.append(
-            f"<details><summary>subsets</summary><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></details>"
-        )
+        names = ("task", "subset", "pairs", "Spearman ×100", "Pearson ×100")
+        head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+        parts.append(f"<details><summary>subsets</summary>{_html_table(head, subsets)}</details>")
     parts += [f"<p><small>{escape(f'not scored: {why}')}</small></p>" for why in result.skipped.values()]
     return f"<div>{''.join(parts)}</div>"
+
+
+def _html_table(head: str, rows) -> str:
+    """A table of (labels, coefficients) under a ready head."""
+    body = "".join(
+        f"<tr>{''.join(f'<td>{escape(label)}</td>' for label in labels)}"
+        f"{''.join(f'<td>{_percent(number)}</td>' for number in numbers)}</tr>"
+        for labels, numbers in rows
+    )
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
 def _title(result: STSResult) -> str:
     return f"STS of {result.model.get('name', 'a model')}: correlation of cosine similarity with gold scores"
 
 
-def _how(result: STSResult) -> str:
-    """How the sentences were encoded, as far as the model told."""
+def _how(result: STSResult) -> list[str]:
+    """A line on how the sentences were encoded, if the model tells."""
     facts = {**result.model, **result.encoding}
     parts = [f"pooling {facts['pooling']}"] if "pooling" in facts else []
     if "max_seq_length" in facts:
         parts.append(f"at most {facts['max_seq_length']} tokens")
     if facts.get("truncated") is not None:
         parts.append(f"{facts['truncated']:,} of {facts['sentences']:,} sentences truncated")
-    return "; ".join(parts)
+    return ["; ".join(parts)] if parts else []
 
 
-def _rows(result: STSResult) -> list[tuple[str, str, tuple[float, ...]]]:
-    rows = [(task, f"{scores.n:,}", (*scores.spearman, *scores.pearson)) for task, scores in result.items()]
+def _rows(result: STSResult) -> list[tuple[tuple[str, str], tuple[float, ...]]]:
+    """(task, pairs) and its six coefficients."""
+    rows = [((task, f"{scores.n:,}"), (*scores.spearman, *scores.pearson)) for task, scores in result.items()]
     spearman, pearson = result.average("spearman"), result.average("pearson")
     if spearman is not None and pearson is not None:
-        rows.append((_AVERAGE, "", (*spearman, *pearson)))
+        rows.append(((_AVERAGE, ""), (*spearman, *pearson)))
     return rows
 
 
-def _subset_rows(result: STSResult) -> list[tuple[str, str, str, float, float]]:
+def _subset_rows(result: STSResult) -> list[tuple[tuple[str, str, str], tuple[float, float]]]:
+    """(task, subset, pairs) and its two coefficients."""
     return [
-        (task, name, f"{part.n:,}", part.spearman, part.pearson)
+        ((task, name, f"{part.n:,}"), (part.spearman, part.pearson))
         for task, scores in result.items()
         for name, part in scores.subsets.items()
     ]
-
-
-def _html_row(labels, numbers) -> str:
-    cells = "".join(f"<td>{escape(str(label))}</td>" for label in labels)
-    return f"<tr>{cells}{''.join(f'<td>{_percent(number)}</td>' for number in numbers)}</tr>"
 
 
 def _percent(coefficient: float) -> str:
