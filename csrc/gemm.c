@@ -117,35 +117,28 @@ static void sgemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided 
 	             (float *)(uintptr_t)b.data, b.rs, b.cs, &zero, c, ldc, 1, cntx, &rntm);
 }
 
-enum sp_status sp_blis_start(const char *arch, const char **chosen, const char **version)
-{
-	int skx = sp_cpu_has_avx512(), haswell = sp_cpu_has_avx2();
-	if (arch && strcmp(arch, "haswell") == 0)
-		skx = 0;
-	else if (arch && strcmp(arch, "skx") == 0)
-		haswell = skx;
-	else if (arch)
-		return SP_INVALID;
-	if (arch && !haswell)
-		return SP_INVALID;
-	*chosen = skx ? "skx" : haswell ? "haswell" : "none";
-	*version = "";
-	if (!haswell)
-		return SP_OK;
-	chosen_arch = skx ? BLIS_ARCH_SKX : BLIS_ARCH_HASWELL;
-	bli_init();
-	copy_native_context(&context);
-	set_kc(&context);
-	usable = 1;
-	*version = bli_info_get_version_str();
-	return SP_OK;
-}
-
 /* ---- memory: BLIS takes one block for A and one for B per product under way, from pools that grow by malloc ------ */
 
 static pthread_mutex_t reserve_lock = PTHREAD_MUTEX_INITIALIZER;
 static int active, reserved; /* threads that may be in a product now; products that need no new block */
 static _Atomic int holding, holders;
+
+/* Around a fork the lock is held, so that no child inherits it in another thread's hands; the child alone is active. */
+static void before_fork(void)
+{
+	pthread_mutex_lock(&reserve_lock);
+}
+
+static void after_fork_in_parent(void)
+{
+	pthread_mutex_unlock(&reserve_lock);
+}
+
+static void after_fork_in_child(void)
+{
+	active = 0;
+	pthread_mutex_unlock(&reserve_lock);
+}
 
 /* A "micro-kernel" that computes nothing and keeps its blocks checked out until every holder has some. */
 static void hold_blocks(void)
@@ -203,6 +196,34 @@ void sp_gemm_leave(int threads)
 	pthread_mutex_lock(&reserve_lock);
 	active -= threads;
 	pthread_mutex_unlock(&reserve_lock);
+}
+
+/* ---- start -------------------------------------------------------------------------------------------------------- */
+
+enum sp_status sp_blis_start(const char *arch, const char **chosen, const char **version)
+{
+	int skx = sp_cpu_has_avx512(), haswell = sp_cpu_has_avx2();
+	if (arch && strcmp(arch, "haswell") == 0)
+		skx = 0;
+	else if (arch && strcmp(arch, "skx") == 0)
+		haswell = skx;
+	else if (arch)
+		return SP_INVALID;
+	if (arch && !haswell)
+		return SP_INVALID;
+	*chosen = skx ? "skx" : haswell ? "haswell" : "none";
+	*version = "";
+	if (!haswell)
+		return SP_OK;
+	chosen_arch = skx ? BLIS_ARCH_SKX : BLIS_ARCH_HASWELL;
+	if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0)
+		return SP_NO_MEMORY;
+	bli_init();
+	copy_native_context(&context);
+	set_kc(&context);
+	usable = 1;
+	*version = bli_info_get_version_str();
+	return SP_OK;
 }
 
 /* ---- the product --------------------------------------------------------------------------------------------------- */

@@ -44,6 +44,8 @@ struct sp_team {
 	struct sp_barrier *barrier;
 };
 
+/* Once, before any thread: lets the child of a fork start afresh. */
+enum sp_status sp_threads_start(void);
 /* Run work(arg, team) on up to `threads` ranks, the caller being rank 0; returns when all have ended. Fewer ranks run
  * where threads cannot be had or the process already has twice as many workers as CPUs. */
 void sp_threads_run(int threads, void (*work)(void *arg, struct sp_team team), void *arg);

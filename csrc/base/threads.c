@@ -102,6 +102,17 @@ static int reserve_workers(int wanted)
 	return granted;
 }
 
+/* In the child of a fork the workers of the parent do not exist. */
+static void forget_workers(void)
+{
+	atomic_store(&workers_alive, 0);
+}
+
+enum sp_status sp_threads_start(void)
+{
+	return pthread_atfork(NULL, NULL, forget_workers) == 0 ? SP_OK : SP_NO_MEMORY;
+}
+
 void sp_threads_run(int threads, void (*work)(void *arg, struct sp_team team), void *arg)
 {
 	struct job job = {.work = work, .arg = arg};

@@ -54,6 +54,8 @@ static enum sp_status invalid(const char *name, const char *choices, const char 
 enum sp_status sp_runtime_start(const char *isa, const char *gemm, const char *blis_arch, const char **variable,
                                 const char **allowed)
 {
+	if (sp_threads_start() != SP_OK)
+		return SP_NO_MEMORY;
 	find_available();
 	runtime.kernels = find(isa);
 	if (!runtime.kernels)
@@ -62,12 +64,15 @@ enum sp_status sp_runtime_start(const char *isa, const char *gemm, const char *b
 		               : sp_cpu_has_avx2() ? "avx2, generic or scalar"
 		                                   : "generic or scalar",
 		               variable, allowed);
-	if (sp_blis_start(blis_arch, &runtime.blis_arch, &runtime.blis_version) != SP_OK)
+	enum sp_status status = sp_blis_start(blis_arch, &runtime.blis_arch, &runtime.blis_version);
+	if (status == SP_INVALID)
 		return invalid("SENTPOOL_BLIS_ARCH",
 		               sp_cpu_has_avx512() ? "skx or haswell"
 		               : sp_cpu_has_avx2() ? "haswell"
 		                                   : "nothing (this CPU has no AVX2)",
 		               variable, allowed);
+	if (status != SP_OK)
+		return status;
 	int has_blis = strcmp(runtime.blis_arch, "none") != 0;
 	if (gemm && strcmp(gemm, "panel") != 0 && !(has_blis && strcmp(gemm, "blis") == 0))
 		return invalid("SENTPOOL_GEMM", has_blis ? "panel or blis" : "panel", variable, allowed);

@@ -18,6 +18,10 @@ static int start_core(void)
 	                                         environment("SENTPOOL_BLIS_ARCH"), &variable, &allowed);
 	if (status == SP_OK)
 		return 0;
+	if (status != SP_INVALID) {
+		sp_raise(status);
+		return -1;
+	}
 	PyErr_Format(PyExc_ValueError, "%s is '%s'; on this CPU it may be %s, or unset", variable, getenv(variable),
 	             allowed);
 	return -1;
