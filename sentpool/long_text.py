@@ -125,7 +125,7 @@ class LongText:
     def _encode(self, codes: np.ndarray) -> tuple[list[int], list[int]]:
         """The ids of some text, and for each the number of the word that it belongs to."""
         text = codes.astype("<u4").tobytes().decode("utf-32-le")
-        encoding = self._backend.encode_batch([text], add_special_tokens=False)[0]
+        encoding = self._backend.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.word_ids
 
     def _learn(self, codes: np.ndarray) -> None:

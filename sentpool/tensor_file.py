@@ -126,7 +126,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             )
             for name, entry in entries.items()
         }
-    except ModelFolderError:
+    except (ModelFolderError, MemoryError):
         raise
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read ({error})") from error

@@ -57,8 +57,8 @@ class TextTokenizer:
         self.max_positions = max_positions
         self._prefix, self._suffix = _special_ids(backend)
         self._long_text = LongText.of(backend)
-        # Leaves out offsets, which nobody asks for; tokenizers 0.20 was the first to have it.
-        self._encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)
+        # The one that leaves out offsets, which nobody asks for.
+        self._encode_batch = backend.encode_batch_fast
         self.max_seq_length = max_positions if max_seq_length is None else max_seq_length
 
     @classmethod
@@ -86,17 +86,19 @@ class TextTokenizer:
             If a file is missing, broken, or does not fit the encoder.
         """
         settings = read_settings(folder)
-        backend = read_backend(folder, config, settings, do_lower_case=do_lower_case)
         if max_seq_length is None and settings.has("model_max_length"):
             # "No limit" is written as 10**30.
             max_seq_length = int(settings.number("model_max_length", minimum=1, below=1e300))
         limit = config.max_tokens if max_seq_length is None else min(max_seq_length, config.max_tokens)
-        try:
-            return cls(backend, config.max_tokens, limit)
-        except ModelFolderError:
-            raise
-        except ValueError as error:
-            raise ModelFolderError(f"{folder}: {error}") from error
+        with panics_raise(ModelFolderError, f"{folder}: the tokenizer failed"):
+            try:
+                backend = read_backend(folder, config, settings, do_lower_case=do_lower_case)
+                return cls(backend, config.max_tokens, limit)
+            except (ModelFolderError, MemoryError):
+                raise
+            # The library raises bare `Exception` for parts that do not fit together.
+            except Exception as error:
+                raise ModelFolderError(f"{folder}: {error}") from error
 
     @property
     def max_seq_length(self) -> int:

@@ -138,10 +138,13 @@ def _check_ids(path: Path, backend: Tokenizer, config: EncoderConfig) -> None:
 
 
 def _check_unknown_token(path: Path, backend: Tokenizer) -> None:
-    """WordPiece has nothing to put for a word that it does not know, and fails at the first one."""
-    if isinstance(backend.model, models.WordPiece) and backend.token_to_id(backend.model.unk_token) is None:
+    """These models have nothing to put for a word that they do not know, and fail at the first one."""
+    if not isinstance(backend.model, models.WordPiece | models.WordLevel):
+        return
+    unknown = backend.model.unk_token
+    if backend.token_to_id(unknown) is None:
         raise ModelFolderError(
-            f"{path}: the unknown token {shown(backend.model.unk_token)} is not in the vocabulary; it must be"
+            f"{path}: the unknown token {shown(unknown)} is not in the vocabulary; it must be"
         )
 
 
