@@ -1,0 +1,155 @@
+"""Names: a folder is opened without a look at the network, a hub name is fetched, all else does not exist."""
+
+from __future__ import annotations
+
+import fnmatch
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import pytest
+from fabricate import (
+    sentence_transformers_folder,
+)
+
+from sentpool.folder import open_folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return sentence_transformers_folder(tmp_path / "model", head=(7, "Normalize"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/no/such/folder",
+        "./model",
+        "../model",
+        "~/no-such-folder",
+        "a/b/c",
+        "",
+        "..model",
+        "a b/c",
+        "org/",
+        "x\0y",
+        "\ud800",
+        "a" * 5000,
+    ],
+)
+def test_a_path_that_does_not_exist_is_not_looked_for_elsewhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(FileNotFoundError, match="no model folder") as caught:
+        open_folder(name)
+    assert repr(name)[:50] in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_path_object_is_never_a_hub_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace())
+    with pytest.raises(FileNotFoundError, match="no model folder 'org/name'"):
+        open_folder(Path("org/name"))
+
+
+def test_a_file_is_no_folder(folder):
+    with pytest.raises(NotADirectoryError, match="is a file; give the model's folder"):
+        open_folder(folder / "config.json")
+
+
+@pytest.mark.parametrize("value", [None, 5, b"model", ["model"]])
+def test_other_types_are_refused(value):
+    with pytest.raises(TypeError, match=f"string or a path, not {type(value).__name__}"):
+        open_folder(value)
+
+
+def test_a_hub_name_without_the_library_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        FileNotFoundError, match=r"no model folder 'org/name'; .*pip install 'sentpool\[hub\]'"
+    ):
+        open_folder("org/name")
+
+
+def test_a_hub_name_is_fetched(monkeypatch, folder, tmp_path):
+    monkeypatch.chdir(tmp_path.parent)
+    asked = []
+
+    def snapshot_download(name, allow_patterns, ignore_patterns):
+        asked.append(name)
+        wanted = {
+            file
+            for file in (
+                *(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()),
+                *(
+                    "pytorch_model.bin",
+                    "onnx/config.json",
+                    "model.onnx",
+                    "tf_model.h5",
+                    "model-00001-of-00002.safetensors",
+                ),
+                *(
+                    "model.safetensors.index.json",
+                    "vocab.txt",
+                    "README.md",
+                    "config_sentence_transformers.json",
+                ),
+            )
+            if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns)
+            and not any(fnmatch.fnmatch(file, pattern) for pattern in ignore_patterns)
+        }
+        assert wanted == {
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+            "config.json",
+            "config_sentence_transformers.json",
+            "model-00001-of-00002.safetensors",
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "modules.json",
+            "sentence_bert_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+        }
+        return str(folder)
+
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download)
+    )
+    assert open_folder("org/some-model_v2.0").config.hidden_size == 24
+    assert open_folder("some-model").config.hidden_size == 24
+    assert asked == ["org/some-model_v2.0", "some-model"]
+
+
+def test_what_the_hub_says_is_passed_on(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def snapshot_download(name, **_):
+        raise RuntimeError("401 Client Error")
+
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download)
+    )
+    with pytest.raises(FileNotFoundError, match="no model folder 'org/name', and .* 401 Client Error"):
+        open_folder("org/name")
+
+
+def test_opening_a_folder_imports_nothing_heavy_and_opens_no_socket(folder):
+    code = """
+        import socket, sys
+        def refuse(*_, **__): raise AssertionError("a socket")
+        socket.socket.__init__ = refuse
+        from sentpool import folder
+        folder.open_folder(sys.argv[1])
+        heavy = {"torch", "scipy", "matplotlib", "pandas", "huggingface_hub", "tqdm", "transformers"}
+        print(sorted(heavy & set(sys.modules)))
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "[]"
