@@ -13,7 +13,7 @@ PIP_INSTALL := $(PY) -m pip install -qq --disable-pip-version-check --no-build-i
 C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch])
 PYTHON_FOLDERS := setup.py sentpool tests tools benchmarks
 # A build of another kind (sanitizers, another compiler) goes to a copy of the tree, so that it cannot be imported by accident.
-COPIED := csrc sentpool tests tools setup.py pyproject.toml README.md LICENSE NOTICE CHANGELOG.md
+COPIED := csrc sentpool tests tools setup.py pyproject.toml README.md LICENSE NOTICE CONTRIBUTING.md CHANGELOG.md $(wildcard .blis)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build parity asan werror lint format bench wheel clean python

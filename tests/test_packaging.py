@@ -35,9 +35,10 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a wheel")
     tree = folder / "source tree"
     # Compiled objects come along: their names and times are kept, so nothing is compiled twice.
-    for entry in ("csrc", "sentpool", "tools", "build/objects"):
+    for entry in ("csrc", "sentpool", "tools", "build/objects", ".blis"):
         if (ROOT / entry).exists():
-            shutil.copytree(ROOT / entry, tree / entry, ignore=shutil.ignore_patterns("__pycache__", "_*.so"))
+            unwanted = shutil.ignore_patterns("__pycache__", "_*.so")
+            shutil.copytree(ROOT / entry, tree / entry, symlinks=True, ignore=unwanted)
     for entry in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy2(ROOT / entry, tree)
     command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
