@@ -156,8 +156,8 @@ static void hold_work(void *arg, struct sp_team team)
 	set_kc(&c);
 	set_kernel(&c, (void_fp)hold_blocks);
 	atomic_store(&holders, team.size);
-	sgemm(operand + SP_KC, 1, (struct sp_strided){operand, SP_KC, 1}, (struct sp_strided){operand, 1, 1}, 1, 1, SP_KC,
-	      &c);
+	sgemm(operand + SP_KC, 1, (struct sp_strided){operand, SP_KC, 1}, (struct sp_strided){operand, 1, 1}, 1, 1,
+	      SP_KC, &c);
 }
 
 /* Fill the pools for `threads` products at once, after asking malloc for what that can take at most. */
@@ -258,8 +258,7 @@ void sp_blis_gemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided 
 	atomic_fetch_add_explicit(&blis_calls, 1, memory_order_relaxed);
 }
 
-enum sp_status sp_gemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided b, int64_t m, int64_t n,
-                       int64_t k)
+enum sp_status sp_gemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided b, int64_t m, int64_t n, int64_t k)
 {
 	if (m <= 0 || n <= 0)
 		return SP_OK;

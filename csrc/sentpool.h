@@ -118,8 +118,7 @@ void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 
 /* y = LayerNorm(a + b), b may be NULL; ranks split the rows. */
 void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
-                          const float *gamma, const float *beta, float eps, int64_t N, int64_t H,
-                          struct sp_team team);
+                          const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team team);
 
 /* Floats of scratch that one rank needs for sentences of up to T tokens. */
 int64_t sp_attention_scratch(int64_t T, int64_t d);

@@ -49,15 +49,11 @@ def check_replaceable(path) -> None:
     """Raise what `replacing` would raise at once, so that a long run need not end in that error."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {os.fspath(path)!r}: there is no folder {os.fspath(target.parent)!r}"
-        )
+        raise FileNotFoundError(f"cannot write {os.fspath(path)!r}: there is no folder {os.fspath(target.parent)!r}")
     if target.exists() and not target.is_file():
         raise OSError(f"cannot write {os.fspath(path)!r}: it exists and is not a regular file")
     if not os.access(target.parent, os.W_OK):
-        raise PermissionError(
-            f"cannot write {os.fspath(path)!r}: no permission in {os.fspath(target.parent)!r}"
-        )
+        raise PermissionError(f"cannot write {os.fspath(path)!r}: no permission in {os.fspath(target.parent)!r}")
 
 
 def _sync_folder(folder: Path) -> None:

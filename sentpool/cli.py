@@ -116,9 +116,7 @@ def run_info(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sentpool", description="Sentence embeddings from BERT encoders: encode, score, inspect."
-    )
+    parser = _Parser(prog="sentpool", description="Sentence embeddings from BERT encoders: encode, score, inspect.")
     parser.add_argument("--version", action="version", version=f"sentpool {__version__}")
     parser.add_argument("--traceback", action="store_true", help="on an error, show Python's traceback")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
@@ -131,9 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         help="folder in SentEval's layout (STS12-en-test/, STSBenchmark/, SICK/ ...), or one of *.tsv files, "
         "each line a score and two sentences; without it, the bundled sample",
     )
-    sts.add_argument(
-        "--tasks", metavar="A,B", type=_names, help="only these, e.g. STS12,STSB-test,SICKR-test"
-    )
+    sts.add_argument("--tasks", metavar="A,B", type=_names, help="only these, e.g. STS12,STSB-test,SICKR-test")
     sts.add_argument("--output", metavar="FILE.json", help="save the result and what reproduces it")
 
     encode = _verb(verbs, "encode", run_encode, "encode the lines of a text file")
@@ -146,15 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--prompt-name", metavar="NAME", help="that of the model's prompts with this name")
 
     for verb in (sts, encode):
-        verb.add_argument(
-            "--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s"
-        )
-        verb.add_argument(
-            "--threads", metavar="N", type=_positive, help="default: the physical cores allowed"
-        )
-        verb.add_argument(
-            "--pooling", metavar="NAME", help="cls, mean, max and so on, instead of what the model says"
-        )
+        verb.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
+        verb.add_argument("--threads", metavar="N", type=_positive, help="default: the physical cores allowed")
+        verb.add_argument("--pooling", metavar="NAME", help="cls, mean, max and so on, instead of what the model says")
 
     _verb(verbs, "info", run_info, "say what a model is and how it would run here")
     return parser
@@ -202,9 +192,7 @@ def _speed(loading: float, encoding: float, sentences: int) -> str:
 @contextmanager
 def _warnings_on_one_line() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: _complain(
-            f"warning: {' '.join(str(message).split())}"
-        )
+        warnings.showwarning = lambda message, *_, **__: _complain(f"warning: {' '.join(str(message).split())}")
         yield
 
 

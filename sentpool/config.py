@@ -58,14 +58,10 @@ class EncoderConfig:
             name: fields.number(name, architecture.defaults[name], minimum=0.0, below=1.0)
             for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
         }
-        epsilon = fields.number(
-            "layer_norm_eps", architecture.defaults["layer_norm_eps"], minimum=0.0, below=1.0
-        )
+        epsilon = fields.number("layer_norm_eps", architecture.defaults["layer_norm_eps"], minimum=0.0, below=1.0)
         if epsilon == 0.0:
             raise fields.error("layer_norm_eps", "a number above 0")
-        activation = fields.choice(
-            "hidden_act", architecture.activations, architecture.defaults["hidden_act"]
-        )
+        activation = fields.choice("hidden_act", architecture.activations, architecture.defaults["hidden_act"])
 
         heads, hidden = sizes["num_attention_heads"], sizes["hidden_size"]
         if hidden % heads:

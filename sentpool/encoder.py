@@ -166,7 +166,7 @@ class SentenceEncoder:
         }
 
     def __reduce__(self):
-        # Workers of joblib, Ray or multiprocessing read the folder themselves; weights are not copied between processes.
+        # Workers of joblib, Ray or multiprocessing read the folder themselves: no weights travel between processes.
         return _reopen, (str(self.folder.path), self.pooling, self.max_seq_length)
 
     # ---- vectors ---------------------------------------------------------------------------------------------
@@ -243,7 +243,9 @@ class SentenceEncoder:
         """As `encode`, and an `EncodeInfo` about truncation and the number of tokens."""
         _check_device(device)
         if convert_to_tensor:
-            raise ValueError("convert_to_tensor is True; sentpool gives NumPy arrays: torch.from_numpy(model.encode(…))")
+            raise ValueError(
+                "convert_to_tensor is True; sentpool gives NumPy arrays: torch.from_numpy(model.encode(…))"
+            )
         one_of("precision", precision, ("float32",))
         one_of("output_value", output_value, ("sentence_embedding", "token_embeddings"))
         chosen = self.pooling if pooling is None else Pooling.from_name(pooling)
@@ -461,8 +463,8 @@ class _Run:
         if self.on_truncate == "raise" and batch.truncated.any():
             index = self.texts.index(self.unique[start + int(np.argmax(batch.truncated))])
             raise ValueError(
-                f"sentences[{index}] has more than max_seq_length = {self.tokenizer.max_seq_length} tokens; shorten it, "
-                f"or pass on_truncate='warn' or 'ignore'"
+                f"sentences[{index}] has more than max_seq_length = {self.tokenizer.max_seq_length} tokens; "
+                f"shorten it, or pass on_truncate='warn' or 'ignore'"
             )
 
     def _check_finite(self, rows: np.ndarray, start: int) -> None:

@@ -36,9 +36,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         raise ModelFolderError(f"{path}: no such file")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelFolderError(
-                f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB, which no such file needs"
-            )
+            raise ModelFolderError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB, which no such file needs")
         value = json.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise ModelFolderError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -85,9 +83,7 @@ class Fields:
         field = f"{self._inside}{name}"
         if name not in self.values:
             return ModelFolderError(f"{self.path}: field {field!r} is missing; expected {expected}")
-        return ModelFolderError(
-            f"{self.path}: field {field!r} is {shown(self.values[name])}; expected {expected}"
-        )
+        return ModelFolderError(f"{self.path}: field {field!r} is {shown(self.values[name])}; expected {expected}")
 
     def integer(self, name: str, default: Any = _REQUIRED, *, minimum: int = 1, maximum: int) -> int:
         """An int in minimum … maximum; a bool is no int."""

@@ -65,9 +65,7 @@ def _fetch(name: str) -> Path:
             f"pip install 'sentpool[hub]'"
         ) from None
     try:
-        return Path(
-            huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
-        )
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
     # Whatever goes wrong (no such model, no network, no permission) comes in some error of that library's
     # own.
     except Exception as error:

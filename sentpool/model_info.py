@@ -57,8 +57,7 @@ def _after_encoder(folder: ModelFolder) -> dict[str, str]:
         head.append(f"first {folder.truncate_dim} of {width} numbers")
         width = folder.truncate_dim
     prompts = [
-        f"{name} {text!r}{' (default)' * (name == folder.default_prompt_name)}"
-        for name, text in folder.prompts.items()
+        f"{name} {text!r}{' (default)' * (name == folder.default_prompt_name)}" for name, text in folder.prompts.items()
     ]
     return {
         "pooling": " + ".join(folder.pooling_modes) + (" without the prompt" * (not folder.include_prompt)),

@@ -128,11 +128,7 @@ def read_pooling(fields: Fields, hidden_size: int) -> tuple[tuple[str, ...], boo
         return modes or ("mean",), include_prompt
     value = fields.values["pooling_mode"]
     names = [value] if isinstance(value, str) else value
-    if (
-        not isinstance(names, list)
-        or not names
-        or not all(isinstance(n, str) and n in _POOLING_MODES for n in names)
-    ):
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n in _POOLING_MODES for n in names):
         raise fields.error("pooling_mode", f"one or a list of {', '.join(_POOLING_MODES)}")
     return tuple(_POOLING_MODES[name] for name in names), include_prompt
 
@@ -164,9 +160,7 @@ def read_dense(folder: Path, width: int) -> Dense:
     stored = stored_tensors(folder)
     held = {name: tensor.shape for name, tensor in stored.items()}
     if held != shapes:
-        raise ModelFolderError(
-            f"{folder}: the weights are {shown(held)}; {fields.path.name} asks for {shapes}"
-        )
+        raise ModelFolderError(f"{folder}: the weights are {shown(held)}; {fields.path.name} asks for {shapes}")
     arrays = {name: tensor.read() for name, tensor in stored.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():

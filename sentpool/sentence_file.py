@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -47,14 +47,12 @@ def encode_lines(model, source, target, **encode_options) -> Summary:
     ValueError
         A line is not UTF-8 (named by its number).
     """
-    from tqdm.auto import tqdm
-
     rows = n_truncated = 0
     seconds = 0.0
     with (
         _opened(source) as lines,
         replacing(target) as out,
-        tqdm(total=_count_lines(lines), unit=" sentences", disable=None, leave=False) as bar,
+        _bar(lines) as bar,
     ):
         out.write(bytes(_HEADER_BYTES))
         for sentences in _pieces(lines, os.fspath(source)):
@@ -65,7 +63,8 @@ def encode_lines(model, source, target, **encode_options) -> Summary:
             rows += len(sentences)
             n_truncated += info.n_truncated
             columns = vectors.shape[1]
-            bar.update(len(sentences))
+            if bar is not None:
+                bar.update(len(sentences))
         out.seek(0)
         out.write(_header(rows, columns))
     return Summary(rows, columns, n_truncated, seconds)
@@ -100,9 +99,18 @@ def _opened(source) -> Iterator[BinaryIO]:
             yield file
 
 
+def _bar(lines: BinaryIO):
+    """A progress bar where somebody can see it, else nothing."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from tqdm.auto import tqdm
+
+    return tqdm(total=_count_lines(lines), unit=" sentences", leave=False)
+
+
 def _count_lines(lines: BinaryIO) -> int | None:
-    """Lines of a regular file, for the total of a bar that is shown; a pipe cannot be read twice."""
-    if lines is sys.stdin.buffer or not sys.stderr.isatty():
+    """Lines of a regular file; a pipe cannot be read twice."""
+    if lines is sys.stdin.buffer:
         return None
     count, block = 0, b"\n"
     while more := lines.read(1 << 20):

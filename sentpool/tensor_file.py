@@ -42,8 +42,7 @@ class StoredTensor:
         """The NumPy type of what is stored (bfloat16 as its bits); raises for all but F32, F16 and BF16."""
         if self.dtype not in _STORED_TYPES:
             raise ModelFolderError(
-                f"{self.path}: tensor {self.name!r} has dtype {self.dtype}; "
-                f"allowed are {', '.join(_STORED_TYPES)}"
+                f"{self.path}: tensor {self.name!r} has dtype {self.dtype}; allowed are {', '.join(_STORED_TYPES)}"
             )
         return _STORED_TYPES[self.dtype]
 
@@ -89,9 +88,7 @@ class StoredTensor:
         while view:
             count = file.readinto(view)
             if not count:
-                raise ModelFolderError(
-                    f"{self.path}: the file ends inside tensor {self.name!r}; it was cut short"
-                )
+                raise ModelFolderError(f"{self.path}: the file ends inside tensor {self.name!r}; it was cut short")
             view = view[count:]
 
 
@@ -121,9 +118,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         entries = json.loads(header)
         entries.pop("__metadata__", None)
         tensors = {
-            name: StoredTensor(
-                path, name, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0]
-            )
+            name: StoredTensor(path, name, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
             for name, entry in entries.items()
         }
     except (ModelFolderError, MemoryError):

@@ -1,4 +1,4 @@
-"""How many threads a call uses: the argument, else `set_num_threads`, else SENTPOOL_NUM_THREADS, else the physical cores."""
+"""How many threads a call uses: what it says, else `set_num_threads`, else SENTPOOL_NUM_THREADS, else the cores."""
 
 from __future__ import annotations
 

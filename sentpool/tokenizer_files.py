@@ -97,9 +97,7 @@ def _from_vocabulary(path: Path, names: dict[str, str], settings: Fields) -> Tok
     backend.normalizer = _bert_normalizer(settings, normalizers.BertNormalizer())
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    backend.add_special_tokens(
-        [AddedToken(name, normalized=False) for name in names.values() if name in vocabulary]
-    )
+    backend.add_special_tokens([AddedToken(name, normalized=False) for name in names.values() if name in vocabulary])
     return backend
 
 
@@ -143,9 +141,7 @@ def _check_unknown_token(path: Path, backend: Tokenizer) -> None:
         return
     unknown = backend.model.unk_token
     if backend.token_to_id(unknown) is None:
-        raise ModelFolderError(
-            f"{path}: the unknown token {shown(unknown)} is not in the vocabulary; it must be"
-        )
+        raise ModelFolderError(f"{path}: the unknown token {shown(unknown)} is not in the vocabulary; it must be")
 
 
 def _template(path: Path, backend: Tokenizer, names: dict[str, str]) -> processors.TemplateProcessing:

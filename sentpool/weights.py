@@ -97,8 +97,7 @@ def match(folder: Path, config: EncoderConfig) -> tuple[dict[str, StoredTensor],
         if name in shapes:
             if name in found:
                 raise ModelFolderError(
-                    f"{stored.path}: tensors {found[name].name!r} and {stored.name!r} are the same one, "
-                    f"{name!r}"
+                    f"{stored.path}: tensors {found[name].name!r} and {stored.name!r} are the same one, {name!r}"
                 )
             found[name] = stored
         else:
@@ -156,9 +155,7 @@ def _weight_map(index: Path) -> Iterable[tuple[str, str]]:
     """The pairs (tensor, file) of a shard index; a file is a plain name inside the same folder."""
     weight_map = Fields.read(index).object("weight_map")
     if not weight_map.values:
-        raise ModelFolderError(
-            f"{index}: field 'weight_map' is missing or empty; expected tensors and their files"
-        )
+        raise ModelFolderError(f"{index}: field 'weight_map' is missing or empty; expected tensors and their files")
     for name in weight_map.values:
         file = weight_map.string(name)
         if not file.endswith(".safetensors") or "/" in file or "\\" in file or "\0" in file:

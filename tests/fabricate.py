@@ -182,8 +182,7 @@ def tokenizer_json(vocabulary=VOCABULARY, *, added=(), normalizer=None, longest_
                 {"SpecialToken": {"id": "[SEP]", "type_id": 1}},
             ],
             "special_tokens": {
-                token: {"id": token, "ids": [numbers.get(token, 0)], "tokens": [token]}
-                for token in ("[CLS]", "[SEP]")
+                token: {"id": token, "ids": [numbers.get(token, 0)], "tokens": [token]} for token in ("[CLS]", "[SEP]")
             },
         },
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
@@ -206,9 +205,7 @@ def write_vocabulary(folder: Path, vocabulary=VOCABULARY) -> Path:
 
 def tokenizer_folder(folder: Path, content: dict | None = None, *, config=None, settings=None) -> Path:
     """Write a tokenizer alone (`vocab.txt` where `content` is None) and a `config.json` with room for it."""
-    write_json(
-        folder / "config.json", bert_config(vocab_size=64, max_position_embeddings=128) | (config or {})
-    )
+    write_json(folder / "config.json", bert_config(vocab_size=64, max_position_embeddings=128) | (config or {}))
     if content is None:
         write_vocabulary(folder)
     else:
@@ -278,12 +275,8 @@ def sentence_transformers_folder(
         Arguments of `bert_folder`.
     """
     bert_folder(folder, **bert)
-    width = bert_config(**{name: value for name, value in bert.items() if name == "hidden_size"})[
-        "hidden_size"
-    ]
-    write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False}
-    )
+    width = bert_config(**{name: value for name, value in bert.items() if name == "hidden_size"})["hidden_size"]
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
     if pooling is None:
         pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
     write_json(folder / "1_Pooling" / "config.json", pooling)

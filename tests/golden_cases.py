@@ -8,13 +8,27 @@ import numpy as np
 
 from sentpool import _core
 
-# Odd sizes on purpose: heads of 8, 20 and 22, rows that fill no vector, products deeper than one block of 256, sentences
-# with more than 256 keys. Only MiniLM's shape is common.
+# Odd sizes on purpose: heads of 8, 20 and 22, rows that fill no vector, products deeper than one block of 256,
+# sentences with more than 256 keys. Only MiniLM's shape is common.
 MODELS = {
     "odd": {"vocab_size": 101, "max_positions": 67, "hidden": 40, "layers": 3, "heads": 5, "intermediate": 77},
     "thin": {"vocab_size": 50, "max_positions": 40, "hidden": 66, "layers": 2, "heads": 3, "intermediate": 30},
-    "deep_products": {"vocab_size": 97, "max_positions": 310, "hidden": 300, "layers": 2, "heads": 15, "intermediate": 520},
-    "minilm_shape": {"vocab_size": 200, "max_positions": 64, "hidden": 384, "layers": 2, "heads": 12, "intermediate": 1536},
+    "deep_products": {
+        "vocab_size": 97,
+        "max_positions": 310,
+        "hidden": 300,
+        "layers": 2,
+        "heads": 15,
+        "intermediate": 520,
+    },
+    "minilm_shape": {
+        "vocab_size": 200,
+        "max_positions": 64,
+        "hidden": 384,
+        "layers": 2,
+        "heads": 12,
+        "intermediate": 1536,
+    },
 }
 LENGTHS = {
     "odd": [1, 2, 3, 5, 8, 13, 14, 15, 16, 17, 31, 32, 33, 64, 67, 4],

@@ -12,30 +12,30 @@ from sentpool import _core
 
 _kernels = __import__("sentpool._kernels", fromlist=["kernels"])
 
-P, I = c_void_p, c_int64
+P, N = c_void_p, c_int64
 ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid")
 
 
 class PanelA(ctypes.Structure):
-    _fields_ = (("data", P), ("ld", I), ("by_column", c_int))
+    _fields_ = (("data", P), ("ld", N), ("by_column", c_int))
 
 
 class PanelB(ctypes.Structure):
-    _fields_ = (("data", P), ("panel_stride", I), ("row_stride", I))
+    _fields_ = (("data", P), ("panel_stride", N), ("row_stride", N))
 
 
 _SIGNATURES = {
-    "gemm": (None, P, I, PanelA, PanelB, P, I, I, I),
-    "pack": (None, P, I, P, I, I, I),
-    "activation": (None, P, I, P, I, c_int, I, I),
-    "softmax_columns": (None, P, P, c_float, I),
-    "divide_rows": (None, P, I, P, I, I),
-    "add_layernorm": (None, P, I, P, I, P, I, P, P, c_float, I, I),
-    "embed_row": (None, P, P, P, P, I),
-    "pool_sum": (None, P, P, I, c_float, I, I),
-    "pool_weighted": (None, P, P, I, I, I, I),
-    "pool_max": (None, P, P, I, I, I),
-    "sum_of_squares": (c_float, P, I),
+    "gemm": (None, P, N, PanelA, PanelB, P, N, N, N),
+    "pack": (None, P, N, P, N, N, N),
+    "activation": (None, P, N, P, N, c_int, N, N),
+    "softmax_columns": (None, P, P, c_float, N),
+    "divide_rows": (None, P, N, P, N, N),
+    "add_layernorm": (None, P, N, P, N, P, N, P, P, c_float, N, N),
+    "embed_row": (None, P, P, P, P, N),
+    "pool_sum": (None, P, P, N, c_float, N, N),
+    "pool_weighted": (None, P, P, N, N, N, N),
+    "pool_max": (None, P, P, N, N, N),
+    "sum_of_squares": (c_float, P, N),
 }
 
 

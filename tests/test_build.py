@@ -18,10 +18,10 @@ sys.path.remove(str(TOOLS))
 TRIPLET = f"{platform.machine()}-linux-gnu"
 
 
-def put_blis(include: Path, lib: Path, header: str = "typedef int dim_t;") -> None:
+def put_blis(include: Path, lib: Path) -> None:
     include.mkdir(parents=True)
     lib.mkdir(parents=True)
-    (include / "blis.h").write_text(header)
+    (include / "blis.h").write_text("typedef int dim_t;")
     (lib / "libblis.a").write_bytes(b"")
 
 
@@ -76,13 +76,6 @@ def test_nothing_found_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(find_blis, "_from_debian_folders", lambda root: iter(()))
     with pytest.raises(find_blis.BlisNotFound, match="run: sudo apt-get install libblis-serial-dev"):
         find_blis.find_blis(tmp_path)
-
-
-def test_version_2_is_known_by_its_header(tmp_path):
-    put_blis(tmp_path / "0.9", tmp_path / "lib0")
-    put_blis(tmp_path / "2.1", tmp_path / "lib2", "#define BLIS_VA_END (-1)")
-    assert not find_blis.Blis(tmp_path / "0.9", tmp_path, "").is_version_2
-    assert find_blis.Blis(tmp_path / "2.1", tmp_path, "").is_version_2
 
 
 def test_an_object_is_stale_when_anything_that_it_read_is_newer(tmp_path):

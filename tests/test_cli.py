@@ -38,9 +38,7 @@ class FakeEncoder:
     def encode_with_info(self, sentences, **options):
         FakeEncoder.seen.append({"sentences": list(sentences), **options})
         rows = [[len(s), sum(s.count(v) for v in "aeiou")] for s in sentences]
-        return np.array(rows, dtype=np.float32).reshape(-1, 2), EncodeInfo(
-            sum(len(s) > 50 for s in sentences), 0
-        )
+        return np.array(rows, dtype=np.float32).reshape(-1, 2), EncodeInfo(sum(len(s) > 50 for s in sentences), 0)
 
     def encode(self, sentences, **options):
         return self.encode_with_info(sentences, **options)[0]
@@ -112,9 +110,7 @@ def test_sts_without_data_scores_the_sample(capsys, fake, tmp_path):
 def test_sts_with_data_and_options(capsys, fake, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.tsv").write_text("1\tone\tthree\n5\tsame\tsame\n3\tfive\tfives\n")
-    status, out, _ = run(
-        capsys, "sts", "m", tmp_path / "mine", "--tasks", "mine", "--threads", 2, "--batch-size", 8
-    )
+    status, out, _ = run(capsys, "sts", "m", tmp_path / "mine", "--tasks", "mine", "--threads", 2, "--batch-size", 8)
     assert status == 0
     assert re.search(r"^mine +3 ", out, re.M)
     assert {k: FakeEncoder.seen[0][k] for k in ("threads", "batch_size")} == {"threads": 2, "batch_size": 8}
@@ -179,9 +175,7 @@ def test_any_error_is_one_line(capsys, fake, monkeypatch, error, line):
 def test_encode_writes_a_row_per_line(capsys, fake, tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_bytes("\ufeffab\r\n\na line of text\u2028still the same\nlast".encode())
-    status, out, err = run(
-        capsys, "encode", "m", source, "--output", target, "--normalize", "--prompt-name", "q"
-    )
+    status, out, err = run(capsys, "encode", "m", source, "--output", target, "--normalize", "--prompt-name", "q")
     assert (status, err) == (0, "")
     assert FakeEncoder.seen[0]["sentences"] == ["ab", "", "a line of text\u2028still the same", "last"]
     assert FakeEncoder.seen[0]["normalize_embeddings"] is True

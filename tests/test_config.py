@@ -54,9 +54,7 @@ def test_every_field_reaches_the_core(tmp_path):
 
 def test_shapes_are_those_of_transformers_names(tmp_path):
     config = read(tmp_path)
-    assert config.tensor_shapes() == {
-        name: array.shape for name, array in bert_tensors(bert_config()).items()
-    }
+    assert config.tensor_shapes() == {name: array.shape for name, array in bert_tensors(bert_config()).items()}
 
 
 @pytest.mark.parity

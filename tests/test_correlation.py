@@ -61,9 +61,7 @@ def test_order_of_pairs_leaves_the_bits_alone():
 
 
 @pytest.mark.parametrize("function", [pearson, spearman])
-@pytest.mark.parametrize(
-    "x, y", [([], []), ([1.0], [2.0]), ([0.1, 0.1, 0.1], [1, 2, 3]), ([1, 2, 3], [5, 5, 5])]
-)
+@pytest.mark.parametrize("x, y", [([], []), ([1.0], [2.0]), ([0.1, 0.1, 0.1], [1, 2, 3]), ([1, 2, 3], [5, 5, 5])])
 def test_undefined_is_nan(function, x, y):
     assert math.isnan(function(x, y))
 

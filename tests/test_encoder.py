@@ -27,7 +27,7 @@ def prompted(tmp_path_factory) -> SentenceEncoder:
     return SentenceEncoder(folder)
 
 
-# ---- what may be passed in ---------------------------------------------------------------------------------------
+# ---- what may be passed in -----------------------------------------------------------------------------------------
 
 
 def as_series(texts):
@@ -60,7 +60,9 @@ def test_nothing_in_gives_nothing_out(model):
     assert model.encode([], convert_to_numpy=False) == []
 
 
-@pytest.mark.parametrize("text", ["", " ", "\0", "\n\t", "\ufeff", "🙂" * 50, "中文", "́", "\u200b", "x" * 5000, "[CLS]"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\0", "\n\t", "\ufeff", "🙂" * 50, "中文", "́", "\u200b", "x" * 5000, "[CLS]"]
+)
 def test_every_text_has_a_finite_vector(model, text):
     vector = model.encode(text)
     assert np.isfinite(vector).all()
@@ -138,7 +140,9 @@ def test_max_seq_length_is_settable(tmp_path):
 
 def test_similarity(model):
     a, b = model.encode(TEXTS), model.encode(TEXTS[::-1])
-    exact = (a.astype(float) @ b.astype(float).T) / np.outer(np.linalg.norm(a.astype(float), axis=1), np.linalg.norm(b, axis=1))
+    exact = (a.astype(float) @ b.astype(float).T) / np.outer(
+        np.linalg.norm(a.astype(float), axis=1), np.linalg.norm(b, axis=1)
+    )
     np.testing.assert_allclose(model.similarity(a, b), exact, atol=1e-7)
     np.testing.assert_allclose(model.similarity_pairwise(a, b), exact.diagonal(), atol=1e-7)
     assert (model.similarity(a, a).diagonal() == 1).all() and (model.similarity_pairwise(a, a.copy()) == 1).all()
@@ -170,14 +174,21 @@ def test_arrays_of_any_layout_are_read_alike():
     expected = _core.similarity(a, a, "dot")
     read_only = a.copy()
     read_only.flags.writeable = False
-    layouts = [np.asfortranarray(a), np.repeat(a, 2, 0)[::2], a[::-1][::-1], a.astype(">f4"), a.astype(float), read_only]
+    layouts = [
+        np.asfortranarray(a),
+        np.repeat(a, 2, 0)[::2],
+        a[::-1][::-1],
+        a.astype(">f4"),
+        a.astype(float),
+        read_only,
+    ]
     for layout in layouts:
         before = layout.copy()
         np.testing.assert_array_equal(_core.similarity(layout, layout, "dot"), expected)
         np.testing.assert_array_equal(layout, before)
 
 
-# ---- what it says about itself -----------------------------------------------------------------------------------------
+# ---- what it says about itself -------------------------------------------------------------------------------------
 
 
 def test_representations(model):
@@ -206,7 +217,7 @@ def test_a_pickled_model_is_read_again(model):
     np.testing.assert_array_equal(other.encode(TEXTS), model.encode(TEXTS))
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------------
+# ---- what is refused -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -95,9 +95,7 @@ def test_senteval_reading_rules(tmp_path):
         [3.5, 2.0],
     )
     assert [pairs.name for pairs in data.tasks["STS13"].subsets] == ["FNWN", "headlines", "OnWN"]
-    assert any(
-        note.startswith("STS13 FNWN has 2 scored pairs where SentEval has 189") for note in data.deviations
-    )
+    assert any(note.startswith("STS13 FNWN has 2 scored pairs where SentEval has 189") for note in data.deviations)
 
 
 def test_line_separator_inside_a_sentence(tmp_path):
@@ -115,9 +113,7 @@ def test_sick_skips_its_header_and_joins_splits(tmp_path):
     place.mkdir(parents=True)
     header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
     for name, score in (("train", 1.5), ("trial", 2.5), ("test_annotated", 3.5)):
-        (place / f"SICK_{name}.txt").write_text(
-            f"{header}7\ta {name}\tb\t{score}\tNEUTRAL\n", encoding="utf-8"
-        )
+        (place / f"SICK_{name}.txt").write_text(f"{header}7\ta {name}\tb\t{score}\tNEUTRAL\n", encoding="utf-8")
     data = read_tasks(tmp_path)  # found below downstream/, as SentEval lays it out
     assert list(data.tasks) == ["SICKR-test", "SICKR-all"]
     (everything,) = data.tasks["SICKR-all"].subsets
@@ -222,9 +218,7 @@ def test_missing_tasks(sts16):
 
 
 def test_nothing_found_says_what_is_expected_and_where_it_is_had(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no STS task.*STS\.input\.MSRpar.*get_transfer_data.*senteval\.tar"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no STS task.*STS\.input\.MSRpar.*get_transfer_data.*senteval\.tar"):
         evaluation.sts(hashed_vectors, tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         evaluation.sts(hashed_vectors, tmp_path / "nowhere")
@@ -265,9 +259,7 @@ def test_malformed_lines_are_named(tmp_path, input_lines, gold_lines, message):
 
 def test_malformed_lists_are_named(tmp_path):
     (tmp_path / "a.tsv").write_bytes(b"3\tone\ttwo\n\n3\tone\n")
-    with pytest.raises(
-        ValueError, match=r"a\.tsv:3: 2 tab-separated fields; the score belongs in field 1 and"
-    ):
+    with pytest.raises(ValueError, match=r"a\.tsv:3: 2 tab-separated fields; the score belongs in field 1 and"):
         read_tasks(tmp_path)
     (tmp_path / "a.tsv").write_bytes(b"3\tone\ttwo\n3\t\xff\ttwo\n")
     with pytest.raises(ValueError, match=r"a\.tsv:2: not UTF-8"):
@@ -313,9 +305,7 @@ def test_models_with_an_encode_method_get_the_options(tmp_path):
 
     write_tsv(tmp_path, "pairs", PAIRS)
     model = Model()
-    result = evaluation.sts(
-        model, tmp_path, batch_size=7, show_progress_bar=False, prompt="query: ", threads=None
-    )
+    result = evaluation.sts(model, tmp_path, batch_size=7, show_progress_bar=False, prompt="query: ", threads=None)
     assert model.options == {"batch_size": 7, "show_progress_bar": False, "prompt": "query: "}
     assert result.encoding == {
         "sentences": 10, "dimension": 64, "truncated": None, "batch_size": 7, "prompt": "query: "
@@ -364,9 +354,7 @@ def minilm_scores(minilm, data_dir):
 )
 def test_minilm_scores_what_it_should(minilm_scores, task, tolerance, expected):
     for aggregation, value in expected.items():
-        assert 100 * minilm_scores.spearman(task, aggregation) == pytest.approx(value, abs=tolerance), (
-            aggregation
-        )
+        assert 100 * minilm_scores.spearman(task, aggregation) == pytest.approx(value, abs=tolerance), aggregation
 
 
 @pytest.mark.slow

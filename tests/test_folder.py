@@ -70,9 +70,7 @@ def test_a_plain_folder_is_pooled_by_mean(tmp_path):
 @pytest.mark.parametrize("old_classes", [True, False])
 def test_a_sentence_transformers_folder(tmp_path, old_classes):
     opened = open_folder(
-        sentence_transformers_folder(
-            tmp_path, head=(7, "Normalize", 5), max_seq_length=9, old_classes=old_classes
-        )
+        sentence_transformers_folder(tmp_path, head=(7, "Normalize", 5), max_seq_length=9, old_classes=old_classes)
     )
     assert opened.tokenizer.max_seq_length == 9
     first, second, third = opened.head
@@ -160,9 +158,7 @@ def test_leftovers_give_one_warning_at_the_caller(tmp_path):
     path = sentence_transformers_folder(tmp_path, extra={"embeddings.position_ids": np.arange(32)[None]})
     with pytest.warns(SentpoolWarning) as caught:
         open_folder(path)
-    assert [str(w.message) for w in caught] == [
-        f"{path}: 1 tensor is not used by the encoder: embeddings.position_ids"
-    ]
+    assert [str(w.message) for w in caught] == [f"{path}: 1 tensor is not used by the encoder: embeddings.position_ids"]
     assert caught[0].filename == __file__
 
 
@@ -220,18 +216,14 @@ def test_what_sentence_transformers_writes_today(tmp_path):
         texts = ["the cat sat", "", "a big dog runs on the mat with the cat"]
         expected = model.tokenizer(texts, truncation=True, max_length=10)["input_ids"]
         batch = opened.tokenizer.encode(texts)
-        assert [
-            batch.ids[a:b].tolist() for a, b in zip(batch.offsets, batch.offsets[1:], strict=False)
-        ] == expected
+        assert [batch.ids[a:b].tolist() for a, b in zip(batch.offsets, batch.offsets[1:], strict=False)] == expected
 
 
 @pytest.mark.parity
 def test_what_the_tests_write_opens_in_sentence_transformers(tmp_path):
     st = pytest.importorskip("sentence_transformers")
     for old_classes in (True, False):
-        path = sentence_transformers_folder(
-            tmp_path / str(old_classes), head=(7, "Normalize"), old_classes=old_classes
-        )
+        path = sentence_transformers_folder(tmp_path / str(old_classes), head=(7, "Normalize"), old_classes=old_classes)
         model = st.SentenceTransformer(str(path))
         assert model.encode(["the cat"]).shape == (1, 7)
         assert model.max_seq_length == open_folder(path).tokenizer.max_seq_length == 16

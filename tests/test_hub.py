@@ -68,9 +68,7 @@ def test_other_types_are_refused(value):
 def test_a_hub_name_without_the_library_names_the_remedy(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(
-        FileNotFoundError, match=r"no model folder 'org/name'; .*pip install 'sentpool\[hub\]'"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no model folder 'org/name'; .*pip install 'sentpool\[hub\]'"):
         open_folder("org/name")
 
 
@@ -118,9 +116,7 @@ def test_a_hub_name_is_fetched(monkeypatch, folder, tmp_path):
         }
         return str(folder)
 
-    monkeypatch.setitem(
-        sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download)
-    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
     assert open_folder("org/some-model_v2.0").config.hidden_size == 24
     assert open_folder("some-model").config.hidden_size == 24
     assert asked == ["org/some-model_v2.0", "some-model"]
@@ -132,9 +128,7 @@ def test_what_the_hub_says_is_passed_on(monkeypatch, tmp_path):
     def snapshot_download(name, **_):
         raise RuntimeError("401 Client Error")
 
-    monkeypatch.setitem(
-        sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download)
-    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
     with pytest.raises(FileNotFoundError, match="no model folder 'org/name', and .* 401 Client Error"):
         open_folder("org/name")
 

@@ -46,7 +46,7 @@ def contract(x, weight, bias):
     return total if bias is None else total + bias
 
 
-# ---- the matrix product ------------------------------------------------------------------------------------------
+# ---- the matrix product --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", DEPTHS)
@@ -149,13 +149,34 @@ def test_blis_keeps_the_contract(arch):
     assert run.returncode == 0, run.stderr
 
 
-# ---- kernels in which every element stands alone ---------------------------------------------------------------------
+# ---- kernels in which every element stands alone -------------------------------------------------------------------
 
 
 def special_values():
-    edges = [0.0, -0.0, 1e-45, -1e-45, 1e-38, 1e-20, 0.5, 3.92, 3.93, 9.0, 9.1, 87.0, 88.7, 88.73, 89.0, 104.0, 1e4, 3e38]
+    edges = [
+        0.0,
+        -0.0,
+        1e-45,
+        -1e-45,
+        1e-38,
+        1e-20,
+        0.5,
+        3.92,
+        3.93,
+        9.0,
+        9.1,
+        87.0,
+        88.7,
+        88.73,
+        89.0,
+        104.0,
+        1e4,
+        3e38,
+    ]
     both = np.array([*edges, *(-x for x in edges), np.inf, -np.inf, np.nan], np.float32)
-    return np.concatenate([both, np.linspace(-110, 110, 4001, dtype=np.float32), np.linspace(-5, 5, 4001, dtype=np.float32)])
+    return np.concatenate(
+        [both, np.linspace(-110, 110, 4001, dtype=np.float32), np.linspace(-5, 5, 4001, dtype=np.float32)]
+    )
 
 
 def activate(kernels, name, x):
@@ -223,7 +244,7 @@ def test_embed_and_divide_equal_their_twins(kernels, H):
     assert same(*results)
 
 
-# ---- kernels that sum ----------------------------------------------------------------------------------------------------
+# ---- kernels that sum ----------------------------------------------------------------------------------------------
 
 
 def layernorm(kernels, a, b, gamma, beta, eps=1e-5):
@@ -323,7 +344,7 @@ def test_sum_of_squares_equals_its_twin(kernels, H):
     assert value == pytest.approx(float((x.astype(np.float64) ** 2).sum()), rel=1e-6)
 
 
-# ---- no kernel reads or writes beyond its operands ---------------------------------------------------------------------
+# ---- no kernel reads or writes beyond its operands -----------------------------------------------------------------
 
 
 @each_isa

@@ -63,9 +63,7 @@ def test_pooling_in_both_key_styles(folder, name):
 
 def test_poolings_are_concatenated_in_order(tmp_path):
     flags = {flag: True for flag, _ in MODES.values()}
-    folder = sentence_transformers_folder(
-        tmp_path, pooling={"word_embedding_dimension": 24, **flags}, head=(3,)
-    )
+    folder = sentence_transformers_folder(tmp_path, pooling={"word_embedding_dimension": 24, **flags}, head=(3,))
     opened = open_folder(folder)
     assert opened.pooling_modes == ("cls", "max", "mean", "mean_sqrt_len", "weighted_mean", "last_token")
     assert opened.head[0].weight.shape == (3, 6 * 24)
@@ -122,9 +120,7 @@ def test_unknown_modules(folder, kind):
 def test_modules_in_another_order(folder, order):
     modules = json.loads((folder / "modules.json").read_text())
     write_json(folder / "modules.json", [modules[number] for number in order])
-    refused(
-        folder, r"modules\.json: lists .*; expected Transformer, Pooling, then any of Dense and Normalize"
-    )
+    refused(folder, r"modules\.json: lists .*; expected Transformer, Pooling, then any of Dense and Normalize")
 
 
 @pytest.mark.parametrize("content", ["{}", "3", "[3]", "[[]]", "[", "", "[" * 100_000])

@@ -95,9 +95,7 @@ def test_a_file_cut_short_after_it_was_looked_at_is_an_error_and_no_signal(folde
     stored = tensor_file.read_header(folder / "model.safetensors")["encoder.layer.1.output.LayerNorm.bias"]
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[: stored.offset + 5])
-    with pytest.raises(
-        ModelFolderError, match=r"ends inside tensor 'encoder\.layer\.1\.output\.LayerNorm\.bias'"
-    ):
+    with pytest.raises(ModelFolderError, match=r"ends inside tensor 'encoder\.layer\.1\.output\.LayerNorm\.bias'"):
         stored.read()
 
 

@@ -99,9 +99,7 @@ def test_limits_are_those_of_sentence_transformers(tmp_path):
     models = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
     for length, model_max in ((None, None), (None, 7), (9, 7), (9, None), (None, 10**30), (None, 1000)):
         path = bert_folder(tmp_path / f"{length}-{model_max}")
-        write_json(
-            path / "tokenizer_config.json", {} if model_max is None else {"model_max_length": model_max}
-        )
+        write_json(path / "tokenizer_config.json", {} if model_max is None else {"model_max_length": model_max})
         theirs = models.Transformer(str(path), max_seq_length=length)
         assert read(path, max_seq_length=length).max_seq_length == theirs.max_seq_length
 

@@ -98,9 +98,7 @@ def test_vocabulary_alone_equals_tokenizer_json(tmp_path, settings_):
 def test_a_vocabulary_keeps_its_lines(tmp_path):
     path = tokenizer_folder(tmp_path, None)
     # Neither an unusual line end inside a token nor a missing one at the end shifts ids.
-    (path / "vocab.txt").write_text(
-        "\n".join([*SPECIAL_TOKENS, "\u2028", "", "\x1c", "cat"]), encoding="utf-8"
-    )
+    (path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "\u2028", "", "\x1c", "cat"]), encoding="utf-8")
     assert rows(read(path).encode(["cat"])) == [[2, 8, 3]]
     (path / "vocab.txt").write_bytes("\r\n".join([*SPECIAL_TOKENS, "cat", ""]).encode())
     assert rows(read(path).encode(["cat"])) == [[2, 5, 3]]

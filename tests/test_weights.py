@@ -74,9 +74,7 @@ def replace_weights(folder: Path, tensors: dict[str, np.ndarray], **options) -> 
 def test_every_stored_type_becomes_float32(folder, tensors):
     assert_same(loaded(folder), tensors)
     replace_weights(folder, tensors, dtype="F16")
-    assert_same(
-        loaded(folder), {name: array.astype(np.float16).astype(np.float32) for name, array in tensors.items()}
-    )
+    assert_same(loaded(folder), {name: array.astype(np.float16).astype(np.float32) for name, array in tensors.items()})
     replace_weights(folder, tensors, dtype="BF16")
     assert_same(loaded(folder), {name: from_bfloat16(to_bfloat16(array)) for name, array in tensors.items()})
 
@@ -100,9 +98,7 @@ def test_types_may_differ_within_a_file(folder, tensors):
 
 def test_prefix_and_old_layer_norm_names(folder, tensors):
     def old(name: str) -> str:
-        return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        )
+        return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
     replace_weights(folder, {old(name): array for name, array in tensors.items()})
     assert_same(loaded(folder), tensors)
@@ -142,9 +138,7 @@ def test_sha256(folder):
 
 def test_bert_base_uncased_gives_one_warning_with_its_leftovers(folder, tensors):
     def stored(name: str) -> str:
-        return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        )
+        return "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
     leftovers = {name: np.zeros(2, np.float32) for name in BERT_BASE_LEFTOVERS}
     replace_weights(folder, {stored(name): array for name, array in tensors.items()} | leftovers)
@@ -180,9 +174,7 @@ def test_nothing_left_over_gives_no_warning(folder):
     weights.check(folder, EncoderConfig.read(folder))
 
 
-@pytest.mark.parametrize(
-    "name", ["encoder.layer.2.output.dense.weight", "classifier.weight", "embeddings.extra", ""]
-)
+@pytest.mark.parametrize("name", ["encoder.layer.2.output.dense.weight", "classifier.weight", "embeddings.extra", ""])
 def test_an_unknown_tensor_is_refused_by_name(folder, tensors, name):
     replace_weights(folder, tensors | {name: np.zeros(2, np.float32)})
     with pytest.raises(
@@ -231,9 +223,7 @@ def test_a_wrong_shape_is_refused_with_both_shapes(folder, tensors, name, shape,
     replace_weights(folder, tensors | {name: np.zeros(shape, np.float32)})
     with pytest.raises(ModelFolderError) as caught:
         loaded(folder)
-    assert re.search(
-        rf"'{name}' has shape {re.escape(str(shape))}; config.json asks for {meaning}", str(caught.value)
-    )
+    assert re.search(rf"'{name}' has shape {re.escape(str(shape))}; config.json asks for {meaning}", str(caught.value))
 
 
 @pytest.mark.parametrize("dtype", ["F64", "I64", "I32"])

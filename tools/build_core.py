@@ -83,7 +83,7 @@ class Toolchain:
 
     def flags_for(self, source: str) -> list[str]:
         if source == "csrc/gemm.c":
-            return [f"-isystem{self.blis.include}", *["-DSP_BLIS_2"] * self.blis.is_version_2]
+            return [f"-isystem{self.blis.include}"]
         if source.startswith("csrc/python/"):
             return [f"-isystem{folder}" for folder in self.python_headers]
         return []

@@ -37,11 +37,6 @@ class Blis:
     found_by: str
 
     @property
-    def is_version_2(self) -> bool:
-        """Whether the expert interface is that of 2.x: ``BLIS_VA_END`` came with its variadic setters."""
-        return "BLIS_VA_END" in (self.include / "blis.h").read_text(errors="replace")
-
-    @property
     def link_flags(self) -> list[str]:
         return ["-fopenmp"] if self.archive.parent.name == "blis-openmp" else []
 

@@ -52,7 +52,8 @@ struct sp_kernels {
 	void (*embed_row)(float *y, const float *word, const float *type, const float *position, int64_t H);
 
 	/* Down the T rows of h, for columns [0, cols): sums in one chain per column, from row 0 on. */
-	void (*pool_sum)(float *y, const float *h, int64_t ld, float divisor, int64_t T, int64_t cols); /* sum / divisor */
+	void (*pool_sum)(float *y, const float *h, int64_t ld, float divisor, int64_t T,
+	                 int64_t cols); /* sum / divisor */
 	/* sum w_t h_t / sum w_t with w_t = first_weight + t */
 	void (*pool_weighted)(float *y, const float *h, int64_t ld, int64_t first_weight, int64_t T, int64_t cols);
 	void (*pool_max)(float *y, const float *h, int64_t ld, int64_t T, int64_t cols); /* NaN wins */

@@ -66,19 +66,19 @@ INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ld
 
 /* One instance of tile_block per height, so that each is straight-line code. */
 #define HEIGHT(n)                                                                                                      \
-	case n:                                                                                                        \
-		tile_block(n, by_column, c, ldc, a, lda, b, ldb, k, end);                                              \
-		break;
+	case n: tile_block(n, by_column, c, ldc, a, lda, b, ldb, k, end); break;
 
+/* clang-format off */
 #if MR == 14
-#define HEIGHTS                                                                                                        \
-	HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(5) HEIGHT(6) HEIGHT(7) HEIGHT(8) HEIGHT(9) HEIGHT(10)           \
-	HEIGHT(11) HEIGHT(12) HEIGHT(13) HEIGHT(14)
+#define HEIGHTS \
+	HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(5) HEIGHT(6) HEIGHT(7) \
+	HEIGHT(8) HEIGHT(9) HEIGHT(10) HEIGHT(11) HEIGHT(12) HEIGHT(13) HEIGHT(14)
 #elif MR == 6
 #define HEIGHTS HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4) HEIGHT(5) HEIGHT(6)
 #else
 #define HEIGHTS HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4)
 #endif
+/* clang-format on */
 
 #define TILE_ARGS                                                                                                      \
 	int rows, float *c, int64_t ldc, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t k,          \
@@ -89,21 +89,27 @@ static void tile_packed(TILE_ARGS)
 {
 	enum { by_column = 0 };
 	ldb = NR;
-	switch (rows) { HEIGHTS }
+	switch (rows) {
+		HEIGHTS
+	}
 }
 
 /* A by rows, B rows at any stride. */
 static void tile_rows(TILE_ARGS)
 {
 	enum { by_column = 0 };
-	switch (rows) { HEIGHTS }
+	switch (rows) {
+		HEIGHTS
+	}
 }
 
 /* A by columns, B rows at any stride: attention's weights times values. */
 static void tile_columns(TILE_ARGS)
 {
 	enum { by_column = 1 };
-	switch (rows) { HEIGHTS }
+	switch (rows) {
+		HEIGHTS
+	}
 }
 
 typedef void tile_fn(TILE_ARGS);

@@ -55,8 +55,8 @@ static float power_of_two(int32_t n)
 
 static float exponential(float x)
 {
-	static const float tail[] = {0.4999999403953552f, 0.1666652113199234f, 0.04166838899254799f, 0.00836874544620514f,
-	                             0.0013814539415761828f};
+	static const float tail[] = {0.4999999403953552f, 0.1666652113199234f, 0.04166838899254799f,
+	                             0.00836874544620514f, 0.0013814539415761828f};
 	if (isnan(x))
 		return x;
 	x = x < -104.0f ? -104.0f : x;
@@ -116,8 +116,7 @@ static float activate(enum sp_activation f, float x)
 	float half = x * 0.5f;
 	switch (f) {
 	case SP_GELU: return fmaf(half, error_function(x * 0.70710678f), half);
-	case SP_GELU_TANH:
-		return fmaf(half, hyperbolic_tangent(fmaf(x * x * x, 0.044715f, x) * 0.79788456f), half);
+	case SP_GELU_TANH: return fmaf(half, hyperbolic_tangent(fmaf(x * x * x, 0.044715f, x) * 0.79788456f), half);
 	case SP_RELU: return 0.0f > x ? 0.0f : x;
 	case SP_SILU: return x * sigmoid(x);
 	case SP_TANH: return hyperbolic_tangent(x);

@@ -33,8 +33,8 @@
 #error "define SP_ISA_GENERIC, SP_ISA_AVX2 or SP_ISA_AVX512"
 #endif
 
-#define NR (2 * VL)         /* a panel is two vectors wide */
-#define LANES 16            /* virtual lanes of a sum along a row */
+#define NR (2 * VL) /* a panel is two vectors wide */
+#define LANES 16    /* virtual lanes of a sum along a row */
 #define LANE_VECS (LANES / VL)
 
 #define INLINE static inline __attribute__((always_inline))

@@ -8,11 +8,11 @@
 #include <stdatomic.h>
 
 enum {
-	CHUNK_TOKENS = 256,     /* activations of a chunk stay in the level-2 cache; longer chunks gain nothing */
-	MIN_CHUNK_TOKENS = 32,  /* shorter ones lose speed */
-	CHUNKS_PER_THREAD = 8,  /* enough for the last chunks not to leave threads idle */
-	MAX_TEAM_SHARING = 4,   /* up to this many threads gain from sharing every chunk of a small request */
-	ROW_ALIGN = 16          /* floats; one more such step keeps rows out of the same cache set */
+	CHUNK_TOKENS = 256,    /* activations of a chunk stay in the level-2 cache; longer chunks gain nothing */
+	MIN_CHUNK_TOKENS = 32, /* shorter ones lose speed */
+	CHUNKS_PER_THREAD = 8, /* enough for the last chunks not to leave threads idle */
+	MAX_TEAM_SHARING = 4,  /* up to this many threads gain from sharing every chunk of a small request */
+	ROW_ALIGN = 16         /* floats; one more such step keeps rows out of the same cache set */
 };
 
 /* What a rank needs of its own; the buffers of `memory` may be those of the rank that it works with. */

@@ -38,8 +38,8 @@ static void scores_forward(struct scratch s, struct head head, int64_t first, in
 	int64_t nr = runtime->kernels->nr;
 	if (runtime->engine == SP_BLIS) {
 		memset(s.scores, 0, (size_t)(head.T * nr) * sizeof(float));
-		sp_blis_gemm(s.scores, nr, (struct sp_strided){head.k, head.ld, 1}, (struct sp_strided){queries, 1, head.ld},
-		        head.T, count, head.d);
+		sp_blis_gemm(s.scores, nr, (struct sp_strided){head.k, head.ld, 1},
+		             (struct sp_strided){queries, 1, head.ld}, head.T, count, head.d);
 		return;
 	}
 	if (count < nr)
@@ -55,8 +55,8 @@ static void context_forward(float *context, int64_t ldc, struct scratch s, struc
 	const struct sp_runtime *runtime = sp_runtime();
 	int64_t nr = runtime->kernels->nr;
 	if (runtime->engine == SP_BLIS)
-		sp_blis_gemm(context, ldc, (struct sp_strided){s.scores, 1, nr}, (struct sp_strided){head.v, head.ld, 1}, count,
-		        head.d, head.T);
+		sp_blis_gemm(context, ldc, (struct sp_strided){s.scores, 1, nr},
+		             (struct sp_strided){head.v, head.ld, 1}, count, head.d, head.T);
 	else
 		runtime->kernels->gemm(context, ldc, (struct sp_panel_a){s.scores, nr, 1},
 		                       (struct sp_panel_b){head.v, nr, head.ld}, NULL, count, head.d, head.T);

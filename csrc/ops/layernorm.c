@@ -6,6 +6,6 @@ void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, co
 {
 	int64_t first, end;
 	sp_team_range(team, N, &first, &end);
-	sp_runtime()->kernels->add_layernorm(y + first * ldy, ldy, a + first * lda, lda, b ? b + first * ldb : NULL, ldb,
-	                                     gamma, beta, eps, end - first, H);
+	sp_runtime()->kernels->add_layernorm(y + first * ldy, ldy, a + first * lda, lda, b ? b + first * ldb : NULL,
+	                                     ldb, gamma, beta, eps, end - first, H);
 }

@@ -5,14 +5,14 @@
 enum { ACTIVATION_COLUMNS = 128 };
 
 static void product(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                              const float *bias, int64_t N, int64_t first, int64_t end)
+                    const float *bias, int64_t N, int64_t first, int64_t end)
 {
 	const struct sp_runtime *runtime = sp_runtime();
 	int64_t in = weight->cols, nr = runtime->kernels->nr;
 	if (runtime->engine == SP_PANEL) {
 		struct sp_panel_b panels = {weight->data + first * in, in * nr, nr};
-		runtime->kernels->gemm(y + first, ldy, (struct sp_panel_a){x, ldx, 0}, panels, bias ? bias + first : NULL,
-		                       N, end - first, in);
+		runtime->kernels->gemm(y + first, ldy, (struct sp_panel_a){x, ldx, 0}, panels,
+		                       bias ? bias + first : NULL, N, end - first, in);
 		return;
 	}
 	struct sp_strided a = {x, ldx, 1}, b = {weight->data + first * in, 1, in};
@@ -23,7 +23,7 @@ static void product(float *y, int64_t ldy, const float *x, int64_t ldx, const st
 }
 
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                                 const float *bias, enum sp_activation f, int64_t N, struct sp_team team)
+                       const float *bias, enum sp_activation f, int64_t N, struct sp_team team)
 {
 	const struct sp_runtime *runtime = sp_runtime();
 	int64_t nr = runtime->kernels->nr, out = weight->rows, first, end;

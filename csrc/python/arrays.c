@@ -23,7 +23,8 @@ PyArrayObject *sp_array_in(PyObject *object, int type, int ndim, const char *nam
 		return NULL;
 	}
 	PyArray_Descr *descr = PyArray_DescrFromType(type);
-	PyObject *array = PyArray_FromArray(any, descr, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_NOTSWAPPED | NPY_ARRAY_FORCECAST);
+	PyObject *array =
+		PyArray_FromArray(any, descr, NPY_ARRAY_IN_ARRAY | NPY_ARRAY_NOTSWAPPED | NPY_ARRAY_FORCECAST);
 	Py_DECREF(any);
 	return (PyArrayObject *)array;
 }

@@ -46,8 +46,8 @@ static PyObject *dense(PyObject *Py_UNUSED(module), PyObject *args)
 		if (!bias)
 			goto cleanup;
 		if (PyArray_DIM(bias, 0) != shape[1]) {
-			PyErr_Format(PyExc_ValueError, "bias has %lld values; it must have %lld", (long long)PyArray_DIM(bias, 0),
-			             (long long)shape[1]);
+			PyErr_Format(PyExc_ValueError, "bias has %lld values; it must have %lld",
+			             (long long)PyArray_DIM(bias, 0), (long long)shape[1]);
 			goto cleanup;
 		}
 	}
@@ -107,7 +107,8 @@ static PyObject *similarity_pairwise(PyObject *Py_UNUSED(module), PyObject *args
 	if (out) {
 		double *values = PyArray_DATA(out);
 		Py_BEGIN_ALLOW_THREADS
-		sp_similarity_pairwise(values, SP_FLOATS(a), SP_FLOATS(b), n, PyArray_DIM(a, 1), (enum sp_metric)metric);
+		sp_similarity_pairwise(values, SP_FLOATS(a), SP_FLOATS(b), n, PyArray_DIM(a, 1),
+		                       (enum sp_metric)metric);
 		Py_END_ALLOW_THREADS
 	}
 	Py_DECREF(a);
@@ -189,7 +190,8 @@ PyMethodDef sp_functions[] = {
          "as float32 (n, m)."},
 	{"config", config, METH_NOARGS, "config()\n--\n\nThe kernels and engines in use, as a dict."},
 	{"isas", isas, METH_NOARGS, "isas()\n--\n\nThe instruction sets that run on this CPU, best first."},
-	{"gemm_calls", gemm_calls, METH_NOARGS, "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
+	{"gemm_calls", gemm_calls, METH_NOARGS,
+         "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
 	{"fail_allocation", fail_allocation, METH_VARARGS,
          "fail_allocation(n)\n--\n\nFor tests: the n-th allocation of the core from now on fails; 0 switches it off."},
 	{NULL, NULL, 0, NULL}};

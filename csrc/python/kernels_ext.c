@@ -20,6 +20,15 @@ static const struct sp_kernels *find(const char *isa)
 	return NULL;
 }
 
+#define FIELD(name) {#name, offsetof(struct sp_kernels, name)}
+static const struct {
+	const char *name;
+	size_t offset;
+} fields[] = {FIELD(gemm),          FIELD(pack),          FIELD(activation),    FIELD(softmax_columns),
+              FIELD(divide_rows),   FIELD(add_layernorm), FIELD(embed_row),     FIELD(pool_sum),
+              FIELD(pool_weighted), FIELD(pool_max),      FIELD(sum_of_squares)};
+#undef FIELD
+
 static int add(PyObject *dict, const char *name, uintptr_t value)
 {
 	PyObject *number = PyLong_FromUnsignedLongLong(value);
@@ -35,11 +44,13 @@ static PyObject *kernels(PyObject *Py_UNUSED(module), PyObject *name)
 	if (!k)
 		return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no kernels named %R", name);
 	PyObject *dict = PyDict_New();
-	if (!dict || add(dict, "nr", (uintptr_t)k->nr)
-#define ADD(field) || add(dict, #field, (uintptr_t)k->field)
-		ADD(gemm) ADD(pack) ADD(activation) ADD(softmax_columns) ADD(divide_rows) ADD(add_layernorm) ADD(embed_row)
-		ADD(pool_sum) ADD(pool_weighted) ADD(pool_max) ADD(sum_of_squares))
-#undef ADD
+	int status = dict ? add(dict, "nr", (uintptr_t)k->nr) : -1;
+	for (size_t i = 0; status == 0 && i < sizeof fields / sizeof fields[0]; i++) {
+		uintptr_t address;
+		memcpy(&address, (const char *)k + fields[i].offset, sizeof address);
+		status = add(dict, fields[i].name, address);
+	}
+	if (status != 0)
 		Py_CLEAR(dict);
 	return dict;
 }
@@ -88,10 +99,8 @@ static int module_exec(PyObject *Py_UNUSED(module))
 
 static PyModuleDef_Slot slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
 
-static struct PyModuleDef definition = {.m_base = PyModuleDef_HEAD_INIT,
-                                        .m_name = "sentpool._kernels",
-                                        .m_methods = methods,
-                                        .m_slots = slots};
+static struct PyModuleDef definition = {
+	.m_base = PyModuleDef_HEAD_INIT, .m_name = "sentpool._kernels", .m_methods = methods, .m_slots = slots};
 
 PyMODINIT_FUNC PyInit__kernels(void)
 {

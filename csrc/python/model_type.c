@@ -46,7 +46,8 @@ static int check_size(const char *name, int64_t value, int64_t least, int64_t mo
 static int check_config(const struct sp_config *c)
 {
 	const int64_t wide = 1 << 20, tall = 1 << 26;
-	if (!check_size("vocab_size", c->vocab_size, 1, tall) || !check_size("max_positions", c->max_positions, 1, tall) ||
+	if (!check_size("vocab_size", c->vocab_size, 1, tall) ||
+	    !check_size("max_positions", c->max_positions, 1, tall) ||
 	    !check_size("type_vocab_size", c->type_vocab_size, 1, tall) || !check_size("hidden", c->hidden, 1, wide) ||
 	    !check_size("layers", c->layers, 1, MAX_LAYERS) || !check_size("heads", c->heads, 1, c->hidden) ||
 	    !check_size("intermediate", c->intermediate, 1, wide) ||
@@ -66,8 +67,9 @@ static int check_config(const struct sp_config *c)
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"vocab_size",   "max_positions",  "type_vocab_size", "hidden",          "layers", "heads",
-	                        "intermediate", "layer_norm_eps", "activation",      "position_offset", NULL};
+	static char *names[] = {"vocab_size", "max_positions", "type_vocab_size", "hidden",     "layers",
+	                        "heads",      "intermediate",  "layer_norm_eps",  "activation", "position_offset",
+	                        NULL};
 	/* what is left out stays 0 and is refused below, by name */
 	long long vocab_size = 0, max_positions = 0, type_vocab_size = 0, hidden = 0, layers = 0, heads = 0;
 	long long intermediate = 0, position_offset = 0;
@@ -77,8 +79,8 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	                                 &type_vocab_size, &hidden, &layers, &heads, &intermediate, &eps, &activation,
 	                                 &position_offset))
 		return NULL;
-	struct sp_config config = {vocab_size, max_positions, type_vocab_size, hidden,  layers, heads,
-	                           intermediate, position_offset, (float)eps,   SP_GELU};
+	struct sp_config config = {vocab_size, max_positions, type_vocab_size, hidden,     layers,
+	                           heads,      intermediate,  position_offset, (float)eps, SP_GELU};
 	if (!check_config(&config) || !activation_from_name(activation, &config.activation))
 		return NULL;
 	ModelObject *self = (ModelObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
@@ -200,7 +202,8 @@ static int check_signals(void *arg)
 	struct poll *poll = arg;
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	int64_t elapsed = (int64_t)(now.tv_sec - poll->last.tv_sec) * 1000 + (now.tv_nsec - poll->last.tv_nsec) / 1000000;
+	int64_t elapsed =
+		(int64_t)(now.tv_sec - poll->last.tv_sec) * 1000 + (now.tv_nsec - poll->last.tv_nsec) / 1000000;
 	if (elapsed < POLL_MILLISECONDS)
 		return 0;
 	poll->last = now;
@@ -227,23 +230,26 @@ static int check_sentences(const struct sp_config *config, PyArrayObject *ids, P
 {
 	const int32_t *id = PyArray_DATA(ids);
 	const int64_t *offset = SP_INT64S(offsets);
-	int64_t N = PyArray_DIM(ids, 0), B = PyArray_DIM(offsets, 0) - 1, most = config->max_positions - config->position_offset;
+	int64_t N = PyArray_DIM(ids, 0), B = PyArray_DIM(offsets, 0) - 1,
+		most = config->max_positions - config->position_offset;
 	if (B < 0 || offset[0] != 0 || offset[B] != N) {
-		PyErr_Format(PyExc_ValueError, "offsets must start with 0 and end with the number of ids (%lld)", (long long)N);
+		PyErr_Format(PyExc_ValueError, "offsets must start with 0 and end with the number of ids (%lld)",
+		             (long long)N);
 		return 0;
 	}
 	for (int64_t i = 0; i < B; i++) {
 		/* offsets may be anything: compare before subtracting */
-		if (offset[i] < 0 || offset[i] >= offset[i + 1] || offset[i + 1] > N || offset[i + 1] - offset[i] > most) {
-			PyErr_Format(PyExc_ValueError, "offsets: sentence %lld must have from 1 to %lld tokens", (long long)i,
-			             (long long)most);
+		if (offset[i] < 0 || offset[i] >= offset[i + 1] || offset[i + 1] > N ||
+		    offset[i + 1] - offset[i] > most) {
+			PyErr_Format(PyExc_ValueError, "offsets: sentence %lld must have from 1 to %lld tokens",
+			             (long long)i, (long long)most);
 			return 0;
 		}
 	}
 	for (int64_t i = 0; i < N; i++)
 		if (id[i] < 0 || id[i] >= config->vocab_size) {
-			PyErr_Format(PyExc_ValueError, "ids[%lld] is %d; it must be from 0 to %lld", (long long)i, id[i],
-			             (long long)config->vocab_size - 1);
+			PyErr_Format(PyExc_ValueError, "ids[%lld] is %d; it must be from 0 to %lld", (long long)i,
+			             id[i], (long long)config->vocab_size - 1);
 			return 0;
 		}
 	return 1;
@@ -254,7 +260,8 @@ static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offset
                            long long threads, struct sp_encode_job *job, PyArrayObject **ids, PyArrayObject **offsets)
 {
 	if (!self->finished) {
-		PyErr_SetString(PyExc_ValueError, "the model has no weights yet: load every tensor, then call finish()");
+		PyErr_SetString(PyExc_ValueError,
+		                "the model has no weights yet: load every tensor, then call finish()");
 		return 0;
 	}
 	if (!check_size("batch_size", batch_size, 1, INT32_MAX) || !check_size("threads", threads, 1, INT32_MAX))
@@ -283,9 +290,10 @@ static int pooling_from_name(PyObject *name, enum sp_pooling *pooling)
 			*pooling = (enum sp_pooling)i;
 			return 1;
 		}
-	PyErr_Format(PyExc_ValueError,
-	             "tokens: %R is no token pooling; it must be cls, mean, max, mean_sqrt_len, weighted_mean or last_token",
-	             name);
+	PyErr_Format(
+		PyExc_ValueError,
+		"tokens: %R is no token pooling; it must be cls, mean, max, mean_sqrt_len, weighted_mean or last_token",
+		name);
 	return 0;
 }
 
@@ -316,8 +324,8 @@ static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject 
 	enum sp_pooling *poolings = NULL;
 	long long batch_size = 32, skip = 0, threads = 1;
 	struct sp_encode_job job;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$LLL:layer_states", names, &ids_in, &offsets_in, &layers_in,
-	                                 &tokens_in, &batch_size, &skip, &threads) ||
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$LLL:layer_states", names, &ids_in, &offsets_in,
+	                                 &layers_in, &tokens_in, &batch_size, &skip, &threads) ||
 	    !check_size("skip", skip, 0, INT32_MAX) ||
 	    !job_from_arrays(self, ids_in, offsets_in, batch_size, threads, &job, &ids, &offsets))
 		return NULL;

@@ -78,9 +78,7 @@ def _checked(vectors, sentences: list[str]) -> np.ndarray:
         with np.errstate(over="ignore"):
             vectors = np.asarray(vectors).astype(np.float32, copy=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the model returned no array of numbers ({error}): expected shape (n, d)"
-        ) from error
+        raise ValueError(f"the model returned no array of numbers ({error}): expected shape (n, d)") from error
     if vectors.ndim != 2 or len(vectors) != len(sentences) or not vectors.shape[1]:
         raise ValueError(
             f"the model returned an array of shape {vectors.shape} for {len(sentences)} sentences: expected "

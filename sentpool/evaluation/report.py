@@ -162,9 +162,7 @@ class STSResult(Mapping):
                 for name, part in scores.subsets.items()
             }
             index = pandas.MultiIndex.from_tuples(rows, names=["task", "subset"])
-            return pandas.DataFrame(
-                list(rows.values()), index=index, columns=["pairs", "spearman", "pearson"]
-            )
+            return pandas.DataFrame(list(rows.values()), index=index, columns=["pairs", "spearman", "pearson"])
         rows = [
             {
                 "pairs": scores.n,
@@ -229,15 +227,10 @@ class STSResult(Mapping):
             return cls(
                 tasks={task: _task_from_json(scores) for task, scores in content["tasks"].items()},
                 pairs={
-                    task: {
-                        name: (_array(part["cosine"]), _array(part["gold"])) for name, part in parts.items()
-                    }
+                    task: {name: (_array(part["cosine"]), _array(part["gold"])) for name, part in parts.items()}
                     for task, parts in content.get("pairs", {}).items()
                 },
-                **{
-                    name: content[name]
-                    for name in ("skipped", "model", "encoding", "data", "seconds", "versions")
-                },
+                **{name: content[name] for name in ("skipped", "model", "encoding", "data", "seconds", "versions")},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -263,9 +256,7 @@ class STSResult(Mapping):
         if subset is None:
             return np.concatenate([part[column] for part in parts.values()])
         if subset not in known:
-            raise KeyError(
-                f"{task} has no subset {subset!r}: choose from {', '.join(known) or 'none, it is one list'}"
-            )
+            raise KeyError(f"{task} has no subset {subset!r}: choose from {', '.join(known) or 'none, it is one list'}")
         return parts[subset][column].copy()
 
 

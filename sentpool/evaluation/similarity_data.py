@@ -103,13 +103,7 @@ class SimilarityData:
 
     def distinct_sentences(self) -> dict[str, int]:
         """Each sentence once, in order of appearance, with its index."""
-        every = (
-            s
-            for task in self.tasks.values()
-            for p in task.subsets
-            for half in (p.first, p.second)
-            for s in half
-        )
+        every = (s for task in self.tasks.values() for p in task.subsets for half in (p.first, p.second) for s in half)
         return {sentence: index for index, sentence in enumerate(dict.fromkeys(every))}
 
 
@@ -137,9 +131,7 @@ def read_tasks(folder, tasks=None) -> SimilarityData:
             raise FileNotFoundError(f"no STS task in {os.fspath(folder)!r}: {EXPECTED_LAYOUT}") from None
         skipped = {}
     if not sum(map(len, found.values())):
-        raise ValueError(
-            f"the files of {', '.join(found)} in {os.fspath(folder)!r} hold no scored pair: get them anew"
-        )
+        raise ValueError(f"the files of {', '.join(found)} in {os.fspath(folder)!r} hold no scored pair: get them anew")
     deviations = [note for task in found.values() for note in _deviations(task)]
     return SimilarityData(os.fspath(folder), found, skipped, deviations)
 
@@ -259,9 +251,7 @@ def _number(text: str, path: Path, number: int) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(
-            f"{path}:{number}: the score {text.strip()!r} is not a number; correct the line or blank it"
-        )
+        raise ValueError(f"{path}:{number}: the score {text.strip()!r} is not a number; correct the line or blank it")
     return value
 
 

@@ -44,9 +44,7 @@ def as_html(result: STSResult) -> str:
     """The result as two small tables, the one of subsets folded; no style sheet, all text escaped."""
     head = (
         "<tr><th rowspan=2>task</th><th rowspan=2>pairs</th><th colspan=3>Spearman ×100</th>"
-        "<th colspan=3>Pearson ×100</th></tr><tr>"
-        + 2 * "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        + "</tr>"
+        "<th colspan=3>Pearson ×100</th></tr><tr>" + 2 * "".join(f"<th>{name}</th>" for name in _COLUMNS) + "</tr>"
     )
     parts = [f"<p>{escape(line)}</p>" for line in (_title(result), *_how(result))]
     parts.append(_html_table(head, _rows(result)))

@@ -59,7 +59,9 @@ def write_states() -> None:
         # every seventh token is enough to see a fault, and keeps the file small
         arrays[name] = np.concatenate([part.numpy() for part in parts], axis=1)[:, ::7].astype(np.float32)
     np.savez_compressed(
-        HERE / "states.npz", versions=f"torch {torch.__version__}, transformers {transformers.__version__}, cpu", **arrays
+        HERE / "states.npz",
+        versions=f"torch {torch.__version__}, transformers {transformers.__version__}, cpu",
+        **arrays,
     )
 
 

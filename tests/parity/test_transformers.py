@@ -45,7 +45,19 @@ def layers_of(model, ids):
 
 def test_ids_are_those_of_transformers(minilm, ours, stsb):
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
-    texts = [*stsb[:500], "", " ", "\0", "naïve café", "東京 is far", "👩‍👩‍👧", "a" * 300, "İstanbul", "[MASK] [SEP]", "́́e"]
+    texts = [
+        *stsb[:500],
+        "",
+        " ",
+        "\0",
+        "naïve café",
+        "東京 is far",
+        "👩‍👩‍👧",
+        "a" * 300,
+        "İstanbul",
+        "[MASK] [SEP]",
+        "́́e",
+    ]
     batch = ours.tokenizer.encode(texts)
     expected = tokenizer(texts, truncation=True, max_length=256)["input_ids"]
     assert [ids.tolist() for ids in np.split(batch.ids, batch.offsets[1:-1])] == expected
@@ -86,7 +98,15 @@ def test_minilm_hidden_states(reference, ours, stsb):
     np.testing.assert_allclose(states, theirs, atol=2e-5 * np.abs(theirs).max())
 
 
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghij")]
+VOCABULARY = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefghijklmnopqrstuvwxyz",
+    *(f"##{c}" for c in "abcdefghij"),
+]
 
 
 def random_bert(folder, seed):
@@ -125,7 +145,7 @@ def test_random_bert(tmp_path, seed):
             assert np.abs(states[layer] - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
-# ---- sentence-transformers --------------------------------------------------------------------------------------------
+# ---- sentence-transformers -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +164,9 @@ def test_minilm_equals_sentence_transformers(sentence_transformers, minilm, ours
     )
 
 
-@pytest.mark.parametrize("modes", [("cls",), ("mean", "max"), ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")])
+@pytest.mark.parametrize(
+    "modes", [("cls",), ("mean", "max"), ("cls", "max", "mean", "mean_sqrt_len", "weightedmean", "lasttoken")]
+)
 @pytest.mark.parametrize("include_prompt", [True, False])
 def test_folder_saved_by_sentence_transformers(sentence_transformers, tmp_path, modes, include_prompt):
     """Pooling, Dense, Normalize and prompts as sentence-transformers itself writes and computes them."""
@@ -155,7 +177,9 @@ def test_folder_saved_by_sentence_transformers(sentence_transformers, tmp_path, 
     width = random_bert(bert, 3).config.hidden_size
     encoder = models.Transformer(str(bert), max_seq_length=18)
     flags = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "mean_sqrt_len": "mean_sqrt_len_tokens"}
-    wanted = {f"pooling_mode_{flags.get(mode, mode + ('_tokens' if mode == 'weightedmean' else ''))}": True for mode in modes}
+    wanted = {
+        f"pooling_mode_{flags.get(mode, mode + ('_tokens' if mode == 'weightedmean' else ''))}": True for mode in modes
+    }
     pooling = models.Pooling(width, **{"pooling_mode_mean_tokens": False, **wanted}, include_prompt=include_prompt)
     torch.manual_seed(1)
     dense = models.Dense(width * len(modes), 13, activation_function=torch.nn.Tanh())
