@@ -117,74 +117,90 @@ static void sgemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided 
 	             (float *)(uintptr_t)b.data, b.rs, b.cs, &zero, c, ldc, 1, cntx, &rntm);
 }
 
+/* A lock that every product holds for reading, and a fork for writing: a child must not inherit BLIS's own locks in the
+ * hands of a thread that it does not have. */
+static pthread_rwlock_t product_lock = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+
 /* ---- memory: BLIS takes one block for A and one for B per product under way, from pools that grow by malloc ------ */
 
-static pthread_mutex_t reserve_lock = PTHREAD_MUTEX_INITIALIZER;
-static int active, reserved; /* threads that may be in a product now; products that need no new block */
-static _Atomic int holding, holders;
+enum { MAX_PRODUCTS = SP_MAX_THREADS }; /* at once; more wait */
 
-/* Around a fork the lock is held, so that no child inherits it in another thread's hands; the child alone is active. */
+static pthread_mutex_t reserve_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t room = PTHREAD_COND_INITIALIZER;
+static int active, reserved; /* threads that may be in a product now; products that need no new block */
+
 static void before_fork(void)
 {
 	pthread_mutex_lock(&reserve_lock);
+	pthread_rwlock_wrlock(&product_lock);
 }
 
 static void after_fork_in_parent(void)
 {
+	pthread_rwlock_unlock(&product_lock);
 	pthread_mutex_unlock(&reserve_lock);
 }
 
+/* Only the thread that forked is left, and it was in no product. It has another id than the thread that locked, which a
+ * read-write lock notices: the child gets fresh locks. */
 static void after_fork_in_child(void)
 {
 	active = 0;
-	pthread_mutex_unlock(&reserve_lock);
+	product_lock = (pthread_rwlock_t)PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+	reserve_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+	room = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
 
-/* A "micro-kernel" that computes nothing and keeps its blocks checked out until every holder has some. */
+/* What hold_blocks needs, since BLIS calls it without arguments of ours; guarded by reserve_lock. */
+static struct {
+	cntx_t context;
+	float *operand;
+	int products;
+} hold;
+
+static void hold_product(void)
+{
+	struct sp_strided row = {hold.operand, SP_KC, 1}, column = {hold.operand, 1, 1};
+	sgemm(hold.operand + SP_KC, 1, row, column, 1, 1, SP_KC, &hold.context);
+}
+
+/* A "micro-kernel" that computes nothing: while BLIS waits for it with a pair of blocks in use, it starts the next
+ * product, which needs another pair. */
 static void hold_blocks(void)
 {
-	atomic_fetch_add(&holding, 1);
-	while (atomic_load(&holding) < atomic_load(&holders))
-		sched_yield();
+	if (--hold.products > 0)
+		hold_product();
 }
 
-static void hold_work(void *arg, struct sp_team team)
-{
-	float *operand = arg;
-	cntx_t c;
-	copy_native_context(&c);
-	set_kc(&c);
-	set_kernel(&c, (void_fp)hold_blocks);
-	atomic_store(&holders, team.size);
-	sgemm(operand + SP_KC, 1, (struct sp_strided){operand, SP_KC, 1}, (struct sp_strided){operand, 1, 1}, 1, 1,
-	      SP_KC, &c);
-}
-
-/* Fill the pools for `threads` products at once, after asking malloc for what that can take at most. */
-static enum sp_status fill_pools(int threads)
+/* Fill the pools for `products` at once, after asking malloc for what that can take at most. */
+static enum sp_status fill_pools(int products)
 {
 	const size_t pair = (size_t)(2 + 18) << 20; /* an A and a B block, rounded up */
-	float *operand = sp_zeros(2 * SP_KC);
-	void *probe = sp_bytes((size_t)threads * pair);
-	enum sp_status status = operand && probe ? SP_OK : SP_NO_MEMORY;
+	hold.operand = sp_zeros(2 * SP_KC);
+	void *probe = sp_bytes((size_t)(products - reserved) * pair);
+	enum sp_status status = hold.operand && probe ? SP_OK : SP_NO_MEMORY;
 	sp_free(probe);
 	if (status == SP_OK) {
-		atomic_store(&holding, 0);
-		sp_threads_run(threads, hold_work, operand);
+		pthread_rwlock_rdlock(&product_lock);
+		hold.products = products;
+		hold_product();
+		pthread_rwlock_unlock(&product_lock);
+		reserved = products;
 	}
-	sp_free(operand);
+	sp_free(hold.operand);
 	return status;
 }
 
 enum sp_status sp_gemm_enter(int threads)
 {
 	enum sp_status status = SP_OK;
+	if (!usable)
+		return SP_OK;
 	pthread_mutex_lock(&reserve_lock);
-	if (usable && active + threads > reserved) {
+	while (active > 0 && active + threads > MAX_PRODUCTS)
+		pthread_cond_wait(&room, &reserve_lock);
+	if (active + threads > reserved)
 		status = fill_pools(active + threads);
-		if (status == SP_OK)
-			reserved = active + threads;
-	}
 	if (status == SP_OK)
 		active += threads;
 	pthread_mutex_unlock(&reserve_lock);
@@ -193,12 +209,25 @@ enum sp_status sp_gemm_enter(int threads)
 
 void sp_gemm_leave(int threads)
 {
+	if (!usable)
+		return;
 	pthread_mutex_lock(&reserve_lock);
 	active -= threads;
+	pthread_cond_broadcast(&room);
 	pthread_mutex_unlock(&reserve_lock);
 }
 
 /* ---- start -------------------------------------------------------------------------------------------------------- */
+
+/* Fill the context of our products, and that of products that only hold memory. */
+static void make_contexts(void)
+{
+	copy_native_context(&context);
+	set_kc(&context);
+	copy_native_context(&hold.context);
+	set_kc(&hold.context);
+	set_kernel(&hold.context, (void_fp)hold_blocks);
+}
 
 enum sp_status sp_blis_start(const char *arch, const char **chosen, const char **version)
 {
@@ -219,8 +248,7 @@ enum sp_status sp_blis_start(const char *arch, const char **chosen, const char *
 	if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0)
 		return SP_NO_MEMORY;
 	bli_init();
-	copy_native_context(&context);
-	set_kc(&context);
+	make_contexts();
 	usable = 1;
 	*version = bli_info_get_version_str();
 	return SP_OK;
@@ -254,7 +282,9 @@ static enum sp_status panel_gemm(float *c, int64_t ldc, struct sp_strided a, str
 
 void sp_blis_gemm(float *c, int64_t ldc, struct sp_strided a, struct sp_strided b, int64_t m, int64_t n, int64_t k)
 {
+	pthread_rwlock_rdlock(&product_lock);
 	sgemm(c, ldc, a, b, m, n, k, &context);
+	pthread_rwlock_unlock(&product_lock);
 	atomic_fetch_add_explicit(&blis_calls, 1, memory_order_relaxed);
 }
 

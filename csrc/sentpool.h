@@ -36,6 +36,11 @@ int sp_cpu_has_avx2(void);   /* AVX2, FMA, BMI1, BMI2 and ymm state */
 int sp_cpu_has_avx512(void); /* besides: AVX-512 F, CD, BW, DQ, VL and zmm state */
 int sp_cpu_count(void);      /* logical CPUs this process may use */
 
+/* The arithmetic of our promises is IEEE's default: round to nearest, subnormals, no traps. Other libraries leave other
+ * modes on, so every computation runs between these two; enter returns what leave restores. */
+unsigned sp_float_mode_enter(void);
+void sp_float_mode_leave(unsigned saved);
+
 /* ---- base/threads.c: our own threads ------------------------------------------------------------------------- */
 
 /* The ranks that work on one thing together; every op splits its outputs among them, never a sum. */
@@ -43,6 +48,8 @@ struct sp_team {
 	int rank, size;
 	struct sp_barrier *barrier;
 };
+
+enum { SP_MAX_THREADS = 256 }; /* of one job */
 
 /* Once, before any thread: lets the child of a fork start afresh. */
 enum sp_status sp_threads_start(void);
@@ -215,10 +222,10 @@ struct sp_pool_request {
 };
 struct sp_sink sp_pool_tokens_sink(const struct sp_pool_request *request, int64_t H);
 
-/* hidden[L + 1, N, H]: every token's state at every layer. */
+/* hidden[L + 1 - first_layer, N, H]: every token's state at every layer from first_layer on. */
 struct sp_hidden_request {
 	float *hidden;
-	int64_t N;
+	int64_t N, first_layer;
 };
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H);
 
@@ -232,9 +239,10 @@ void sp_normalize_forward(float *y, const float *x, int64_t n, int64_t d);
 
 enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN };
 /* Similarities in float64, summed in one fixed order; distances are negated. The cosine of equal vectors is exactly 1,
- * of a zero vector 0. out[n] for rows of a and b one by one, out[n, m] for every row of a against every row of b. */
+ * of a zero vector 0. out[n] for rows of a and b one by one, out[n, m] for every row of a against every row of b, on
+ * `threads` threads and with poll as in sp_encode. */
 void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t n, int64_t d, enum sp_metric metric);
 enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const float *b, int64_t m, int64_t d,
-                                    enum sp_metric metric);
+                                    enum sp_metric metric, int threads, int (*poll)(void *), void *poll_arg);
 
 #endif

@@ -1,12 +1,19 @@
 """Sentence embeddings from BERT encoders in C: the same sentence gives the same bits, on any CPU, in any batch."""
 
-from sentpool import evaluation
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from sentpool._version import __version__
-from sentpool.config_report import show_config
-from sentpool.encoder import EncodeInfo, LayerStates, SentenceEncoder
-from sentpool.errors import ModelFolderError, SentpoolWarning
-from sentpool.pooling import Pooling
-from sentpool.threads import get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from sentpool import evaluation
+    from sentpool.config_report import show_config
+    from sentpool.encoder import EncodeInfo, LayerStates, SentenceEncoder
+    from sentpool.errors import ModelFolderError, SentpoolWarning
+    from sentpool.pooling import Pooling
+    from sentpool.threads import get_num_threads, set_num_threads
 
 __all__ = [
     "EncodeInfo",
@@ -21,3 +28,31 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+# Loaded at the first use: the command line, whose modules are in this package too, can then say in one line why the
+# core does not load, and answer `--version` without it.
+_HOMES = {
+    "EncodeInfo": "sentpool.encoder",
+    "LayerStates": "sentpool.encoder",
+    "ModelFolderError": "sentpool.errors",
+    "Pooling": "sentpool.pooling",
+    "SentenceEncoder": "sentpool.encoder",
+    "SentpoolWarning": "sentpool.errors",
+    "get_num_threads": "sentpool.threads",
+    "set_num_threads": "sentpool.threads",
+    "show_config": "sentpool.config_report",
+}
+
+
+def __getattr__(name: str):
+    if name in ("_core", "evaluation"):
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

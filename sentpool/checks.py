@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
 
 from sentpool.errors import shown
+
+_LARGEST = 2**31 - 1
 
 
 def positive_integer(name: str, value: object) -> int:
@@ -17,12 +19,12 @@ def positive_integer(name: str, value: object) -> int:
     TypeError
         If it is no integer (a bool is none).
     ValueError
-        If it is below 1.
+        If it is below 1 or above 2**31 - 1.
     """
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be a positive integer, not {type(value).__name__} {shown(value)}")
-    if value < 1:
-        raise ValueError(f"{name} is {shown(value)}; it must be a positive integer")
+    if not 1 <= value <= _LARGEST:
+        raise ValueError(f"{name} is {shown(value)}; it must be a positive integer below 2**31")
     return int(value)
 
 
@@ -48,17 +50,23 @@ def sentence_list(sentences: object) -> tuple[list[str], bool]:
     if isinstance(sentences, np.ndarray) and sentences.ndim == 0:
         sentences = sentences.item()
     if isinstance(sentences, str):
-        return [sentences], True
-    if isinstance(sentences, (bytes, bytearray, dict)) or not isinstance(sentences, Iterable):
+        return [str.__str__(sentences)], True
+    if isinstance(sentences, (bytes, bytearray, Mapping, Set)) or not isinstance(sentences, Iterable):
         raise TypeError(
             f"sentences must be a str or a sequence of str, not {type(sentences).__name__} {shown(sentences)}"
         )
-    if isinstance(sentences, np.ndarray) and sentences.ndim != 1:
-        raise TypeError(f"sentences must be one-dimensional, not an array of shape {sentences.shape}")
+    if getattr(sentences, "ndim", 1) != 1:
+        hint = "; pass one column: frame['text']" if hasattr(sentences, "columns") else ""
+        raise TypeError(
+            f"sentences must be one-dimensional, not {type(sentences).__name__} of shape {sentences.shape}{hint}"
+        )
     texts = list(sentences)
     for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(_not_a_string(index, text))
+        if type(text) is not str:
+            if not isinstance(text, str):
+                raise TypeError(_not_a_string(index, text))
+            # what a subclass makes of ==, hash or + must not decide which text is encoded
+            texts[index] = str.__str__(text)
     return texts, False
 
 

@@ -31,23 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
     arguments : list of str, optional
         Without the program's name; None: ``sys.argv[1:]``.
     """
-    if hasattr(sys.stdout, "reconfigure"):
-        # A terminal that has no "×", or a path that is no text, shall cost a character, not the result.
-        sys.stdout.reconfigure(errors="replace")
-    options = _parser().parse_args(arguments)
+    options = None
     try:
-        with _warnings_on_one_line():
+        _prepare_streams()
+        with _warnings_on_one_line(), _written_output():
+            options = _parser().parse_args(arguments)
             options.run(options)
-            sys.stdout.flush()
     except KeyboardInterrupt:
         _complain("interrupted")
         return 130
     except BrokenPipeError:
-        # Whoever read our output is gone; what is still buffered must not raise again when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if options.traceback:
+        if options is not None and options.traceback:
             raise
         _complain(f"error: {_one_line(error)}")
         return 1
@@ -56,10 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_sts(options: argparse.Namespace) -> None:
     from sentpool import SentenceEncoder, evaluation
-    from sentpool.atomic_file import check_replaceable
 
     if options.output:
-        check_replaceable(options.output)
+        _check_output(options.output)
     began = time.perf_counter()
     model = SentenceEncoder(options.model, pooling=options.pooling)
     loaded = time.perf_counter() - began
@@ -83,10 +78,11 @@ def run_sts(options: argparse.Namespace) -> None:
 
 def run_encode(options: argparse.Namespace) -> None:
     from sentpool import SentenceEncoder
-    from sentpool.atomic_file import check_replaceable
     from sentpool.sentence_file import encode_lines
 
-    check_replaceable(options.output)
+    _check_output(options.output)
+    if options.input == "-" and sys.stdin is None:
+        raise OSError("standard input is closed")
     began = time.perf_counter()
     model = SentenceEncoder(options.model, pooling=options.pooling)
     loaded = time.perf_counter() - began
@@ -110,9 +106,12 @@ def run_info(options: argparse.Namespace) -> None:
     import sentpool
     from sentpool.model_info import describe
 
+    # Loads the core, which may fail: before anything is printed, and after NumPy, whose import from C would turn Ctrl-C
+    # into a traceback.
+    show_config = sentpool.show_config
     print(describe(options.model))
     print()
-    sentpool.show_config()
+    show_config()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,10 +163,13 @@ def _verb(verbs, name: str, run, purpose: str) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command line is answered by one line."""
+    """argparse, but a wrong command line is answered by one line, and output that cannot be written is an error."""
 
     def error(self, message: str):
         self.exit(2, f"sentpool: error: {message} (try {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file=None) -> None:
+        (file or sys.stderr).write(message)
 
 
 def _positive(text: str) -> int:
@@ -187,6 +189,58 @@ def _names(text: str) -> list[str]:
 def _speed(loading: float, encoding: float, sentences: int) -> str:
     rate = f" ({sentences / encoding:,.0f} sentences/s)" if sentences and encoding > 0 else ""
     return f"model loaded in {loading:.2f} s, {sentences:,} sentences encoded in {encoding:.2f} s{rate}"
+
+
+def _check_output(path: str) -> None:
+    """Raise for what cannot be replaced by a file, before the long part."""
+    from sentpool.atomic_file import check_replaceable
+
+    # Asked of the path itself: /dev/stdout leads to a pipe whose resolved name does not exist.
+    if os.path.exists(path):
+        if not os.path.isfile(path) and not os.path.isdir(path):
+            raise OSError(f"cannot write {path!r}: it exists and is not a regular file")
+        if _is_standard_output(path):
+            raise OSError(f"cannot write {path!r}: it is the standard output; name another file")
+    check_replaceable(path)
+
+
+def _is_standard_output(path: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # a stdout without a descriptor is no file
+        return False
+
+
+def _prepare_streams() -> None:
+    """Streams that were closed when the program began are None in Python."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the program runs
+    if sys.stdout is None:
+        raise OSError("standard output is closed")
+    if hasattr(sys.stdout, "reconfigure"):
+        # A terminal that has no "×", or a path that is no text, shall cost a character, not the result.
+        sys.stdout.reconfigure(errors="replace")
+
+
+@contextmanager
+def _written_output() -> Iterator[None]:
+    """Raise here, not when Python exits, if what was printed cannot be written."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError:
+        _drop_unwritten_output()
+        raise
+
+
+def _drop_unwritten_output() -> None:
+    """Whoever read our output is gone, or its disk is full: what is still buffered must not raise once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

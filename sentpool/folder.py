@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sentpool import weights
 from sentpool.config import EncoderConfig
-from sentpool.errors import ModelFolderError
+from sentpool.errors import ModelFolderError, warn
 from sentpool.fields import Fields, is_there
 from sentpool.hub import model_folder
 from sentpool.modules import Dense, Normalize, module_list, read_dense, read_normalize, read_pooling
@@ -46,6 +46,8 @@ class ModelFolder:
         What follows the pooling, in order.
     prompts, default_prompt_name, similarity_fn_name, truncate_dim
         As in `config_sentence_transformers.json`.
+    weight_stamps
+        `weights.stamp` of every weight file, taken before it was read, by its path below `path`.
     """
 
     path: Path
@@ -59,6 +61,25 @@ class ModelFolder:
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
     truncate_dim: int | None = None
+    weight_stamps: dict[str, tuple[int, int] | None] = field(default_factory=dict, repr=False)
+
+    def weight_hashes(self) -> dict[str, str | None]:
+        """The SHA-256 of every weight file, the encoder's and those of Dense modules, by its path below `path`.
+
+        Warns
+        -----
+        SentpoolWarning
+            A file is gone or has changed since the folder was opened: its value is None, for what was read from it
+            cannot be hashed any more.
+        """
+        hashes = {name: _hash_if_unchanged(self.path / name, known) for name, known in self.weight_stamps.items()}
+        changed = [name for name, digest in hashes.items() if digest is None]
+        if changed:
+            warn(
+                f"{self.path}: changed since the model was opened: {', '.join(changed)}; the vectors come from the "
+                f"earlier content, whose SHA-256 is not known"
+            )
+        return hashes
 
 
 def open_folder(path_or_hub_name: str | os.PathLike[str]) -> ModelFolder:
@@ -92,8 +113,9 @@ def open_folder(path_or_hub_name: str | os.PathLike[str]) -> ModelFolder:
     if not is_there(root / "config.json"):
         raise ModelFolderError(f"{root}: not a model folder: neither {MODULES_FILE} nor config.json is there")
     config = EncoderConfig.read(root)
+    stamps = _weight_stamps(root, root)
     weights.check(root, config)
-    return ModelFolder(root, root, config, TextTokenizer.read(root, config))
+    return ModelFolder(root, root, config, TextTokenizer.read(root, config), weight_stamps=stamps)
 
 
 def _open_sentence_transformers(root: Path) -> ModelFolder:
@@ -107,6 +129,7 @@ def _open_sentence_transformers(root: Path) -> ModelFolder:
     transformer, pooling = modules[0][1], modules[1][1]
     settings = _transformer_settings(transformer)
     config = EncoderConfig.read(transformer)
+    stamps = _weight_stamps(root, transformer)
     weights.check(transformer, config)
     tokenizer = TextTokenizer.read(
         transformer,
@@ -119,6 +142,7 @@ def _open_sentence_transformers(root: Path) -> ModelFolder:
     width = config.hidden_size * len(modes)
     for kind, path in modules[2:]:
         if kind == "Dense":
+            stamps |= _weight_stamps(root, path)
             head.append(read_dense(path, width))
             width = len(head[-1].weight)
         else:
@@ -131,8 +155,22 @@ def _open_sentence_transformers(root: Path) -> ModelFolder:
         modes,
         include_prompt,
         tuple(head),
+        weight_stamps=stamps,
         **_model_settings(Fields.read_if_there(root / "config_sentence_transformers.json"), width),
     )
+
+
+def _weight_stamps(root: Path, module: Path) -> dict[str, tuple[int, int] | None]:
+    return {path.relative_to(root).as_posix(): weights.stamp(path) for path in weights.weight_files(module)}
+
+
+def _hash_if_unchanged(path: Path, known: tuple[int, int] | None) -> str | None:
+    """The SHA-256 of a file whose stamp is `known` before and after reading it, else None."""
+    try:
+        digest = weights.sha256(path) if weights.stamp(path) == known else None
+    except OSError:
+        return None
+    return digest if weights.stamp(path) == known else None
 
 
 def _transformer_settings(folder: Path) -> Fields:

@@ -29,7 +29,7 @@ _UNWANTED = ("onnx/*", "openvino/*")
 
 
 def model_folder(path_or_name: str | os.PathLike[str]) -> Path:
-    """The local folder of a model.
+    """The local folder of a model, as an absolute path: it stays the same folder when the process changes its own.
 
     An existing folder is taken as it is, without a look at the network. Only what is no path here and reads
     like `name` or `organisation/name` is looked for on the hub.
@@ -42,18 +42,37 @@ def model_folder(path_or_name: str | os.PathLike[str]) -> Path:
         If there is no such folder, or no such model on the hub, or `huggingface_hub` is not installed.
     NotADirectoryError
         If the path is that of a file.
+    PermissionError
+        If this process may not look at the folder, or not into it.
     """
     if not isinstance(path_or_name, str | os.PathLike) or isinstance(os.fspath(path_or_name), bytes):
         raise TypeError(f"a model is named by a string or a path, not {type(path_or_name).__name__}")
     name = os.fspath(path_or_name)
     path = Path(os.path.expanduser(name))
+    _check_permission(path)
     if name and os.path.isdir(path):
-        return path
+        # Links stay: what a link names may be replaced while the model's name goes on.
+        return Path(os.path.abspath(path))
     if name and os.path.exists(path):
-        raise NotADirectoryError(f"{path} is a file; give the model's folder")
+        raise NotADirectoryError(
+            f"{path} is {'a' if os.path.isfile(path) else 'no regular'} file; give the model's folder"
+        )
     if not isinstance(path_or_name, str) or not _NAME.fullmatch(name):
         raise FileNotFoundError(f"no model folder {shown(name)}")
     return _fetch(name)
+
+
+def _check_permission(path: Path) -> None:
+    """Raise for a folder that is there but closed to us: it is not missing, and no name to ask the hub for."""
+    try:
+        closed = os.path.isdir(path) and not os.access(path, os.X_OK, effective_ids=True)
+        os.stat(path)
+    except PermissionError:
+        closed = True
+    except (OSError, ValueError):  # not there, or no path at all
+        return
+    if closed:
+        raise PermissionError(f"no permission to look into {path}")
 
 
 def _fetch(name: str) -> Path:
@@ -65,7 +84,8 @@ def _fetch(name: str) -> Path:
             f"pip install 'sentpool[hub]'"
         ) from None
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        fetched = huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        return Path(os.path.abspath(fetched))
     # Whatever goes wrong (no such model, no network, no permission) comes in some error of that library's
     # own.
     except Exception as error:

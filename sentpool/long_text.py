@@ -15,11 +15,15 @@ tokenizer that its constructor checks:
 Therefore a run of spaces and removed characters counts as one character, and the end of an overlong word may
 be dropped. Text that is *condensed* so has short words only: as much as one needs of it is short, however
 long the text (fifty megabytes of NULs, of combining marks, or without one space) that it came from.
+
+`SpacedText` is for tokenizers with added tokens that may stand inside a word, which breaks the first property. It
+cuts at white space alone, which no such token contains: what stands before the cut cannot see what is behind it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -31,6 +35,10 @@ _CODE_POINTS = 0x110000
 
 # Two marks that are never removed and that canonical order swaps: a barrier between them keeps the order.
 _SWAPPED = ("a\u302e", "\u1baaa")
+
+# White space for Unicode, for BERT and for `re` alike; no mark or letter reaches across it.
+_GAPS = " \t\n\r"
+_GAP = re.compile(f"[{_GAPS}]+")
 
 _FIRST_CHUNK = 1 << 12
 _LARGEST_CHUNK = 1 << 20
@@ -161,6 +169,42 @@ class LongText:
             and kinds[0] == kinds[-1] == _WORD
             and max(kinds) <= _WORD
         )
+
+
+class SpacedText:
+    """Tokenises the beginnings of long texts up to white space; use `SpacedText.of`, which knows where that is exact.
+
+    A text without any white space is tokenised whole.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+
+    @classmethod
+    def of(cls, backend: Tokenizer) -> SpacedText | None:
+        """A `SpacedText` for this tokenizer, or None if a token could reach across white space."""
+        if not _is_bert(backend):
+            return None
+        # A token is looked for as it is written or as the normalizer writes it, which puts spaces around CJK.
+        contents = [token.content for token in backend.get_added_tokens_decoder().values()]
+        written = contents + [backend.normalizer.normalize_str(content) for content in contents]
+        return cls(backend) if all(text and not _GAP.search(text) for text in written) else None
+
+    def first_ids(self, text: str, limit: int) -> list[int]:
+        """As `LongText.first_ids`."""
+        size = _FIRST_CHUNK
+        while size < len(text):
+            end = max(text.rfind(gap, 0, size) for gap in _GAPS)
+            if end > 0:
+                ids = self._ids(text[:end])
+                if len(ids) > limit:
+                    return ids
+            size *= 4
+        return self._ids(text)
+
+    def _ids(self, text: str) -> list[int]:
+        # White space has no tokens, so much of it is as good as little.
+        return self._backend.encode(_GAP.sub(" ", text), add_special_tokens=False).ids
 
 
 def _code_points(text: str) -> np.ndarray:

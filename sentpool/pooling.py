@@ -31,8 +31,8 @@ class Pooling:
     include_prompt: bool = True
 
     @classmethod
-    def from_name(cls, name: str | tuple[str, ...] | list[str] | Pooling) -> Pooling:
-        """A pooling by its name, or several to be concatenated.
+    def from_name(cls, name: str | tuple[str, ...] | list[str] | Pooling, argument: str = "pooling") -> Pooling:
+        """A pooling by its name, or several to be concatenated; `argument` is what a message calls it.
 
         Raises
         ------
@@ -43,10 +43,12 @@ class Pooling:
             return name
         names = (name,) if isinstance(name, str) else name
         if not isinstance(names, (tuple, list)) or not names:
-            raise TypeError(f"pooling must be a name or a sequence of names, not {type(name).__name__} {shown(name)}")
+            raise TypeError(
+                f"{argument} must be a name or a sequence of names, not {type(name).__name__} {shown(name)}"
+            )
         for one in names:
             if one not in TOKEN_POOLINGS:
-                raise ValueError(f"pooling is {shown(one)}; it must be one of {', '.join(TOKEN_POOLINGS)}")
+                raise ValueError(f"{argument} is {shown(one)}; it must be one of {', '.join(TOKEN_POOLINGS)}")
         return cls(tuple(names))
 
     def layers(self, n_layers: int) -> tuple[int, ...]:

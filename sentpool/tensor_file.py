@@ -106,8 +106,9 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     ModelFolderError
         If the file is missing, cut short, or lies about what it holds.
     """
+    # Opening a pipe or a device could block for ever, so only regular files are opened.
     if not os.path.isfile(path):
-        raise ModelFolderError(f"{path}: no such file")
+        raise ModelFolderError(f"{path}: {why_no_file(path)}")
     try:
         header, start = _header_bytes(path)
         with (
@@ -131,6 +132,17 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     if names != set(tensors):
         raise ModelFolderError(f"{path}: the header changed while it was read")
     return tensors
+
+
+def why_no_file(path: Path) -> str:
+    """What to say of a path at which there is no regular file to read."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return "no permission to look at it"
+    except (OSError, ValueError):
+        return "no such file"
+    return "not a regular file"
 
 
 def _header_bytes(path: Path) -> tuple[bytes, int]:

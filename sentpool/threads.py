@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from sentpool.checks import positive_integer
+from sentpool.errors import shown
 
 _CPU_TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/{what}"
 _chosen: int | None = None
@@ -45,8 +46,8 @@ def _from_environment() -> int | None:
     text = os.environ.get("SENTPOOL_NUM_THREADS", "")
     if not text:
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"SENTPOOL_NUM_THREADS is {text!r}; it must be a positive integer, or unset")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= 1):
+        raise ValueError(f"SENTPOOL_NUM_THREADS is {shown(text)}; it must be a positive integer, or unset")
     return int(text)
 
 

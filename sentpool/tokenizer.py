@@ -11,7 +11,7 @@ from tokenizers import Encoding, Tokenizer
 
 from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, panics_raise, shown, warn
-from sentpool.long_text import LongText
+from sentpool.long_text import LongText, SpacedText
 from sentpool.tokenizer_files import read_backend, read_settings
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -56,7 +56,7 @@ class TextTokenizer:
         self.backend = backend
         self.max_positions = max_positions
         self._prefix, self._suffix = _special_ids(backend)
-        self._long_text = LongText.of(backend)
+        self._long_text = LongText.of(backend) or SpacedText.of(backend)
         # The one that leaves out offsets, which nobody asks for.
         self._encode_batch = backend.encode_batch_fast
         self.max_seq_length = max_positions if max_seq_length is None else max_seq_length

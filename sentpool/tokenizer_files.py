@@ -67,6 +67,8 @@ def read_backend(folder: Path, config: EncoderConfig, settings: Fields, *, do_lo
 def _from_tokenizer_json(path: Path) -> Tokenizer:
     if not os.path.isfile(path) or path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise ModelFolderError(f"{path}: not a regular file of at most {MAX_TOKENIZER_BYTES >> 20} MiB")
+    if not os.access(path, os.R_OK):
+        raise ModelFolderError(f"{path}: no permission to read it")
     try:
         with panics_raise(ModelFolderError, f"{path}: not a tokenizer"):
             return Tokenizer.from_file(str(path))
@@ -79,7 +81,9 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
 
 def _from_vocabulary(path: Path, names: dict[str, str], settings: Fields) -> Tokenizer:
     """BERT's WordPiece tokenizer around the vocabulary of a `vocab.txt`: one token a line, ids from 0."""
-    if not os.path.isfile(path):
+    if is_there(path) and not os.path.isfile(path):
+        raise ModelFolderError(f"{path}: not a regular file")
+    if not is_there(path):
         raise ModelFolderError(f"{path.parent}: no tokenizer: neither tokenizer.json nor vocab.txt is there")
     added = Fields.read_if_there(path.with_name("added_tokens.json"))
     if added.values:

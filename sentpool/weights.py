@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def weight_files(folder: Path) -> list[Path]:
                 f"AutoModel.from_pretrained(folder).save_pretrained(folder)"
             )
     raise ModelFolderError(f"{folder}: no weights: neither {SINGLE_FILE} nor {SHARD_INDEX} is there")
+
+
+def stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file, which differ once its content does; None if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def sha256(path: Path) -> str:

@@ -36,6 +36,7 @@ _SIGNATURES = {
     "pool_weighted": (None, P, P, N, N, N, N),
     "pool_max": (None, P, P, N, N, N),
     "sum_of_squares": (c_float, P, N),
+    "dots": (None, P, P, P, N, N, N),
 }
 
 

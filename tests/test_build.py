@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,3 +114,17 @@ def test_a_failed_step_leaves_the_old_file(tmp_path):
         build_core.replace_by(target, fail_halfway)
     assert [path.name for path in tmp_path.iterdir()] == ["module.so"]
     assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "no-such-compiler -m64"])
+def test_a_compiler_that_does_not_exist_is_named_and_nothing_installed(tmp_path, compiler):
+    """The `apt-get` that comes first on PATH only notes that it was called."""
+    called = tmp_path / "called"
+    (tmp_path / "apt-get").write_text(f"#!/bin/sh\ntouch '{called}'\nexit 1\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    environment = {**os.environ, "CC": compiler, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["sh", str(TOOLS / "prepare.sh"), sys.executable]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"sentpool: CC={compiler} is not a command\n"
+    assert not called.exists()

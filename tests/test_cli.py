@@ -285,3 +285,65 @@ def test_interrupt_is_one_line(minilm, tmp_path):
     assert process.returncode == 130
     assert [line for line in err.splitlines() if "warning" not in line] == ["sentpool: interrupted"]
     assert os.listdir(tmp_path) == []
+
+
+def shell(command, folder=None, **environment):
+    """Run a shell line in which `sentpool` is our program: exit status, stdout and stderr."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(sentpool.__file__)))
+    path = os.pathsep.join([*environment.pop("first", []), package, *sys.path])
+    variables = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "PYTHON": sys.executable, **environment}
+    line = f'sentpool() {{ "$PYTHON" -m sentpool "$@"; }}; {command}'
+    done = subprocess.run(["sh", "-c", line], env=variables, cwd=folder, capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_wrong_variable_is_one_line(minilm):
+    for variable in ("SENTPOOL_ISA", "SENTPOOL_GEMM"):
+        status, out, err = shell(f"sentpool info '{minilm}'", **{variable: "foo"})
+        assert (status, out) == (1, "")
+        assert_one_line(err, f"{variable} is 'foo'; on this CPU it may be")
+        assert shell("sentpool --version", **{variable: "foo"}) == (0, f"sentpool {__version__}\n", "")
+
+
+def test_an_interrupt_while_modules_are_loaded(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise KeyboardInterrupt")
+    assert shell("sentpool info somewhere", first=[str(tmp_path)]) == (130, "", "sentpool: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("sentpool info MODEL >&-", "standard output is closed"),
+        ("sentpool --version >&-", "standard output is closed"),
+        ("sentpool encode MODEL - --output x.npy <&-", "standard input is closed"),
+        ("sentpool --version >/dev/full", "No space left on device"),
+        ("sentpool --help >/dev/full", "No space left on device"),
+        ("sentpool info MODEL >/dev/full", "No space left on device"),
+        ("sentpool encode MODEL - --output /dev/stdout </dev/null", "'/dev/stdout': it exists and is not a regular"),
+        ("sentpool encode MODEL - --output /dev/stdout </dev/null >kept", "'/dev/stdout': it is the standard output"),
+        ("sentpool sts MODEL --output kept >>kept", "'kept': it is the standard output"),
+    ],
+)
+def test_streams_that_cannot_be_used_are_one_line(minilm, tmp_path, command, message):
+    status, out, err = shell(command.replace("MODEL", f"'{minilm}'"), tmp_path)
+    assert (status, out) == (1, "")
+    assert_one_line(err, message)
+    assert not (tmp_path / "x.npy").exists()
+
+
+def test_without_a_stream_for_errors(tmp_path, minilm):
+    status, out, err = shell(f"echo a | sentpool encode '{minilm}' - --output x.npy 2>&-", tmp_path)
+    assert (status, err) == (0, "")
+    assert out.startswith("x.npy: 1 × 384 float32")
+    assert shell("sentpool info nowhere 2>&-", tmp_path) == (1, "", "")
+
+
+def test_public_names_are_loaded_at_first_use():
+    code = (
+        "import sys, sentpool; assert not {'numpy', 'sentpool._core'} & set(sys.modules); "
+        "assert set(sentpool.__all__) <= set(dir(sentpool)); sentpool.evaluation.sts; "
+        "from sentpool import *; assert SentenceEncoder is sentpool.SentenceEncoder; "
+        "print(all(getattr(sentpool, name) for name in sentpool.__all__), hasattr(sentpool, 'nothing'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"

@@ -101,8 +101,8 @@ def test_only_the_arena_allocates():
     assert not find(rf"\b({allocators})\s*\(", others)
 
 
-RELEASE = re.compile(r"\b(Py_BEGIN_ALLOW_THREADS|PyEval_SaveThread)\b")
-RETAKE = re.compile(r"\b(Py_END_ALLOW_THREADS|PyEval_RestoreThread)\b")
+RELEASE = re.compile(r"\b(Py_BEGIN_ALLOW_THREADS|PyEval_SaveThread|sp_poll_start)\b")
+RETAKE = re.compile(r"\b(Py_END_ALLOW_THREADS|PyEval_RestoreThread|sp_poll_end)\b")
 LEAVES = re.compile(r"\b(return|goto|break|continue)\b")
 # Reading an array's size or pointer touches no reference count.
 CALLS_PYTHON = re.compile(r"\b(?!PyArray_(DIMS?|DATA|STRIDES?|NDIM|SIZE)\b)Py[A-Z_]\w*\s*\(")
@@ -132,7 +132,10 @@ def gil_faults(body: list[str]) -> list[str]:
 
 def test_every_release_of_the_gil_ends_in_a_retake():
     bodies = [(name(path), body) for path in (CORE / "python").rglob("*.c") for _, body in functions_of(path)]
-    assert not [(file, fault.strip()) for file, body in bodies for fault in gil_faults(body)]
+    # poll.c holds the two halves of one pair, whose users are read like those of PyEval_SaveThread
+    pair = [body for file, body in bodies if file == "csrc/python/poll.c" and len(body) <= 2]
+    assert len(pair) == 2
+    assert not [(file, fault.strip()) for file, body in bodies if body not in pair for fault in gil_faults(body)]
     assert any(RELEASE.search(line) for _, body in bodies for line in body)
 
 

@@ -93,6 +93,8 @@ def test_other_poolings(model):
     states = model.layer_states(TEXTS, tokens=("max", "cls"))
     np.testing.assert_array_equal(model.encode(TEXTS, pooling="cls"), states.array[:, -1, 1])
     np.testing.assert_array_equal(model.encode(TEXTS, pooling=("max", "cls")), states.array[:, -1].reshape(5, 48))
+    with pytest.raises(ValueError, match="tokens is 'foo'; it must be one of"):
+        model.layer_states(TEXTS, tokens=("foo",))
     other = SentenceEncoder(model.folder.path, pooling="last_token")
     np.testing.assert_array_equal(other.encode(TEXTS), model.encode(TEXTS, pooling=sentpool.Pooling(("last_token",))))
 
@@ -232,7 +234,8 @@ def test_a_pickled_model_is_read_again(model):
         (None, "sentences must be a str or a sequence of str, not NoneType None"),
         (7, "sentences must be a str or a sequence of str, not int 7"),
         ({"a": 1}, "sentences must be a str or a sequence of str, not dict"),
-        (np.array([["a", "b"]]), r"sentences must be one-dimensional, not an array of shape \(1, 2\)"),
+        ({"a", "b"}, "sentences must be a str or a sequence of str, not set"),
+        (np.array([["a", "b"]]), r"sentences must be one-dimensional, not ndarray of shape \(1, 2\)"),
         (np.array([1.5, 2.5]), r"sentences\[0\] is float64"),
     ],
 )
@@ -241,6 +244,47 @@ def test_sentences_that_are_none(model, sentences, message):
         with pytest.raises(TypeError, match=message):
             method(sentences)
     assert np.isfinite(model.encode("the next call works")).all()
+
+
+def test_a_table_is_not_a_column(model):
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(TypeError, match=r"not DataFrame of shape \(1, 2\); pass one column: frame\['text'\]"):
+        model.encode(pandas.DataFrame({"a": ["x"], "b": ["y"]}))
+
+
+def test_subclasses_of_str_are_their_text(model):
+    class Odd(str):
+        __hash__ = None
+
+        def __eq__(self, other):
+            return True
+
+        def __radd__(self, other):
+            return "something else"
+
+    texts = [Odd("the cat"), Odd("a dog")]
+    np.testing.assert_array_equal(model.encode(texts), model.encode(["the cat", "a dog"]))
+    np.testing.assert_array_equal(model.encode(texts, prompt="big "), model.encode(["big the cat", "big a dog"]))
+
+
+def test_numbers_beyond_float32_are_no_vectors(model):
+    with pytest.raises(ValueError, match="b holds numbers beyond the range of float32"):
+        model.similarity(np.ones((1, 2)), np.full((1, 2), 1e300))
+
+
+def test_layer_states_leave_out_a_prompt_that_is_not_pooled(tmp_path):
+    pooling = {"word_embedding_dimension": 24, "pooling_mode_mean_tokens": True, "include_prompt": False}
+    model = SentenceEncoder(sentence_transformers_folder(tmp_path, pooling=pooling))
+    states = model.layer_states(TEXTS, tokens=["mean"], prompt="the big ").array
+    np.testing.assert_array_equal(states[:, -1, 0], model.encode(TEXTS, prompt="the big "))
+
+
+def test_the_pooling_of_a_model_is_settable(tmp_path):
+    model = SentenceEncoder(bert_folder(tmp_path))
+    model.pooling = "cls"
+    np.testing.assert_array_equal(model.encode(TEXTS), model.encode(TEXTS, pooling="cls"))
+    with pytest.raises(ValueError, match="pooling is 'median'"):
+        model.pooling = "median"
 
 
 def test_a_missing_value_of_pandas(model):
@@ -273,7 +317,11 @@ def test_counts_are_positive_integers(model, name, value, error):
         ({"convert_to_tensor": True}, ValueError, "convert_to_tensor is True; .*torch.from_numpy"),
         ({"device": "cuda"}, ValueError, "device is 'cuda'; .*pass None or 'cpu'"),
         ({"prompt": 3}, TypeError, "prompt must be a str, not int 3"),
-        ({"normalise": True}, TypeError, "normalise"),
+        ({"prompt_name": ["x"]}, ValueError, r"prompt_name is \['x'\]; the model's prompts are: none"),
+        ({"threads": 2**70}, ValueError, "threads is 1180.*; it must be a positive integer below"),
+        ({"batch_size": 2**70}, ValueError, "batch_size is 1180"),
+        ({"output_value": "token_embeddings", "truncate_dim": 3}, ValueError, "truncate_dim and pooling do not apply"),
+        ({"normalise": True}, TypeError, r"encode\(\) got an unexpected keyword argument 'normalise'"),
     ],
 )
 def test_options_that_are_none(model, options, error, message):
@@ -292,8 +340,12 @@ def test_a_vector_that_is_not_finite_is_an_error(tmp_path):
         if name.endswith("output.LayerNorm.weight"):
             tensors[name] = np.full_like(tensors[name], 3e38)
     write_safetensors(folder / "model.safetensors", tensors)
-    with pytest.raises(ValueError, match=r"the vector of sentences\[0\] is not finite"):
-        SentenceEncoder(folder).encode(TEXTS)
+    model = SentenceEncoder(folder)
+    for run in (model.encode, model.layer_states, model.hidden_states):
+        with pytest.raises(ValueError, match=r"the vector of sentences\[0\] is not finite"):
+            run(TEXTS)
+    with pytest.raises(ValueError, match="is not finite"):
+        model.encode(TEXTS, output_value="token_embeddings")
 
 
 def test_every_allocation_may_fail(model, tmp_path):

@@ -288,6 +288,8 @@ def test_malformed_lists_are_named(tmp_path):
             ValueError,
             "'rain falls' holds NaN",
         ),
+        (lambda s: np.ones((len(s), 3), complex), ValueError, r"no array of numbers \(its dtype is complex128\)"),
+        (lambda s: [["1"]] * len(s), ValueError, r"no array of numbers \(its dtype is <U1\)"),
         ("all-MiniLM-L6-v2", TypeError, "expected a SentenceEncoder"),
     ],
 )
@@ -313,6 +315,41 @@ def test_models_with_an_encode_method_get_the_options(tmp_path):
     assert result.model["name"].endswith("Model")
     with pytest.raises(TypeError, match="prompt: only a model with an encode method"):
         evaluation.sts(hashed_vectors, tmp_path, prompt="query: ")
+
+
+class EncodesOnly:
+    def encode(self, sentences):
+        return hashed_vectors(sentences)
+
+
+class EncodesInBatches:
+    def encode(self, sentences, *, batch_size):
+        assert batch_size == 32
+        return hashed_vectors(sentences)
+
+
+@pytest.mark.parametrize("model, options", [(EncodesOnly(), set()), (EncodesInBatches(), {"batch_size"})])
+def test_an_encode_method_gets_only_what_it_takes(tmp_path, model, options):
+    write_tsv(tmp_path, "pairs", PAIRS)
+    result = evaluation.sts(model, tmp_path, show_progress_bar=False)
+    assert result.encoding.keys() == {"sentences", "dimension", "truncated"} | options
+    with pytest.raises(TypeError, match="prompt: the encode method of the model takes no such option"):
+        evaluation.sts(model, tmp_path, prompt="query: ")
+
+
+def test_a_tensor_that_requires_grad(tmp_path):
+    torch = pytest.importorskip("torch")
+    write_tsv(tmp_path, "pairs", PAIRS)
+    with pytest.raises(ValueError, match="the model returned no array of numbers .*requires grad"):
+        evaluation.sts(lambda s: torch.ones(len(s), 3, requires_grad=True), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "folder, tasks, message", [(None, None, "folder is None"), (7, None, "folder is 7"), (".", 5, "tasks is 5")]
+)
+def test_arguments_of_a_wrong_type_are_named(folder, tasks, message):
+    with pytest.raises(TypeError, match=f"{message}: expected"):
+        evaluation.sts(hashed_vectors, folder, tasks)
 
 
 def test_real_data_have_the_pairs_they_should(data_dir):
@@ -364,3 +401,21 @@ def test_minilm_result_is_reproducible_from_what_it_holds(minilm_scores):
     assert minilm_scores.encoding["truncated"] >= 0
     assert len(minilm_scores.data["sha256"]) == 24 * 2 + 2 + 3
     assert minilm_scores.average() is not None
+
+
+def test_a_model_that_cannot_describe_itself_fails_before_the_long_part(tmp_path):
+    class Model:
+        encoded = False
+
+        def encode(self, sentences, **options):
+            self.encoded = True
+            return hashed_vectors(sentences)
+
+        def provenance(self):
+            raise OSError("the weights are gone")
+
+    write_tsv(tmp_path / "mine", "a", PAIRS)
+    model = Model()
+    with pytest.raises(OSError, match="the weights are gone"):
+        evaluation.sts(model, tmp_path / "mine")
+    assert not model.encoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -335,3 +336,50 @@ def test_the_weights_fit_the_core(folder):
     model = core.Model(**opened.config.core_arguments())
     weights.load_into(model, opened.transformer_path, opened.config)
     model.finish()
+
+
+# What was read, for a record of it.
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_hashes_of_every_weight_file(folder):
+    names = ["model.safetensors", "2_Dense/model.safetensors"]
+    assert open_folder(folder).weight_hashes() == {name: sha256(folder / name) for name in names}
+
+
+def test_hashes_of_shards_and_of_a_transformer_in_a_folder_of_its_own(folder):
+    for number in (0, 1):
+        edit_module(folder, number, path=f"{number}_Part")
+    (folder / "0_Part").mkdir()
+    (folder / "1_Pooling").rename(folder / "1_Part")
+    for path in [path for path in folder.iterdir() if path.is_file() and path.name != "modules.json"]:
+        path.rename(folder / "0_Part" / path.name)
+    names = ["0_Part/model.safetensors", "2_Dense/model.safetensors"]
+    assert list(open_folder(folder).weight_hashes()) == names
+
+    single = folder / "0_Part/model.safetensors"
+    shard = single.with_name("model-00001-of-00001.safetensors")
+    tensors = list(weights.stored_tensors(single.parent))
+    single.rename(shard)
+    write_json(single.with_name("model.safetensors.index.json"), {"weight_map": dict.fromkeys(tensors, shard.name)})
+    names[0] = f"0_Part/{shard.name}"
+    assert open_folder(folder).weight_hashes() == {name: sha256(folder / name) for name in names}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "2_Dense/model.safetensors"])
+@pytest.mark.parametrize("change", ["gone", "longer", "other bytes"])
+def test_a_file_that_changed_has_no_hash(folder, name, change):
+    opened = open_folder(folder)
+    path = folder / name
+    content = path.read_bytes()
+    path.unlink()
+    if change != "gone":
+        path.write_bytes(content + b"\0" if change == "longer" else content[::-1])
+    with pytest.warns(SentpoolWarning, match=f"changed since the model was opened: {name};") as caught:
+        hashes = opened.weight_hashes()
+    assert len(caught) == 1
+    assert [known for known, digest in hashes.items() if digest is None] == [name]
+    assert len(hashes) == 2

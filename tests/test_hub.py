@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import subprocess
 import sys
 import textwrap
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from fabricate import (
     sentence_transformers_folder,
 )
 
+from sentpool.errors import ModelFolderError
 from sentpool.folder import open_folder
 
 
@@ -147,3 +150,60 @@ def test_opening_a_folder_imports_nothing_heavy_and_opens_no_socket(folder):
         [sys.executable, "-c", textwrap.dedent(code), str(folder)], capture_output=True, text=True, check=True
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_a_relative_folder_stays_the_same_folder(folder, tmp_path, monkeypatch):
+    """Copies and pickles open the path again, perhaps from elsewhere: it must not turn into a hub name."""
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    opened = [open_folder(name) for name in ("model", Path("model"), "./model/", "link")]
+    monkeypatch.chdir("/")
+    assert [model.path for model in opened] == [folder] * 3 + [tmp_path / "link"]
+    assert open_folder(opened[0].path).config == opened[0].config
+
+
+@contextmanager
+def unprivileged():
+    """Root may look into everything; here it may not."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("closed", ["the folder", "the one around it"])
+def test_a_folder_without_permission_is_not_missing(tmp_path, monkeypatch, closed):
+    home = tmp_path / "home"
+    inner = home / "model"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path if closed == "the folder" else home)
+    (inner if closed == "the folder" else home).chmod(0)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(folder.stat().st_mode | 0o011)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace())
+    try:
+        with unprivileged(), pytest.raises(PermissionError, match=f"no permission to look into .*{inner.name}"):
+            open_folder("home/model" if closed == "the folder" else str(inner))
+    finally:
+        home.chmod(0o700)
+        inner.chmod(0o700)
+
+
+def test_a_pipe_is_no_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(NotADirectoryError, match="is no regular file; give the model's folder"):
+        open_folder(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "vocab.txt", "2_Dense/model.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_opened(folder, name):
+    if name == "vocab.txt":
+        (folder / "tokenizer.json").unlink()
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelFolderError, match=f"{name}: not a regular file"):
+        open_folder(folder)

@@ -344,6 +344,22 @@ def test_sum_of_squares_equals_its_twin(kernels, H):
     assert value == pytest.approx(float((x.astype(np.float64) ** 2).sum()), rel=1e-6)
 
 
+@each_isa
+@pytest.mark.parametrize("H", WIDTHS)
+def test_dots_equal_their_twin(kernels, H):
+    rng = np.random.default_rng(H)
+    x = numbers(rng, H)
+    for rows in (1, 2, 3, 4, 5, 9):
+        y = numbers(rng, rows, H + 2)
+        results = []
+        for table in (kernels, SCALAR):
+            out = np.full(rows, np.nan)
+            table.dots(address(out), address(x), address(y), H + 2, rows, H)
+            results.append(out)
+        np.testing.assert_array_equal(*results)
+        np.testing.assert_allclose(results[0], y[:, :H].astype(float) @ x.astype(float), rtol=1e-12, atol=1e-13)
+
+
 # ---- no kernel reads or writes beyond its operands -----------------------------------------------------------------
 
 
@@ -381,5 +397,7 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H):
     for rows in (1, kernels.nr - 1):
         source, panel = Guarded(numbers(rng, rows, H)), Guarded(np.zeros((H, kernels.nr), np.float32))
         kernels.pack(panel.address, kernels.nr - rows, source.address, H, rows, H)
+    products, y = Guarded(np.zeros(5)), Guarded(numbers(rng, 5, H))
+    kernels.dots(products.address, gamma.address, y.address, H, 5, H)
     scores, sums = Guarded(numbers(rng, H, kernels.nr)), Guarded(np.zeros(kernels.nr, np.float32))
     kernels.softmax_columns(scores.address, sums.address, 0.5, H)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import time
 import unicodedata
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tokenizers import Tokenizer
 
 from sentpool import long_text, tokenizer
 from sentpool.config import EncoderConfig
-from sentpool.long_text import LongText
+from sentpool.long_text import LongText, SpacedText
 from sentpool.tokenizer import TextTokenizer
 
 
@@ -207,6 +208,72 @@ def test_added_tokens_that_a_cut_could_split_forbid_cutting(token):
     assert LongText.of(plain_backend(tokenizer_json(added=[token]))) is None
 
 
+# Added tokens that may stand inside a word, or end in its middle.
+WORDS = [
+    *({"content": content, "normalized": True} for content in ("ab", "cat", "É", "a\0c", "[!")),
+    {"content": "ed", "special": False},
+    {"content": "b", "single_word": True},
+    {"content": "d.", "single_word": True, "normalized": True},
+    {"content": "e#", "lstrip": True, "rstrip": True, "normalized": True},
+]
+
+
+def worded_backends() -> list[Tokenizer]:
+    options = {"vocabulary": spelling_vocabulary(), "longest_word": 6}
+    rest = [{"content": "É", "normalized": False}]
+    return [
+        plain_backend(tokenizer_json(normalizer=flags, added=WORDS + (rest if number % 2 else []), **options))
+        for number, flags in enumerate(NORMALIZERS)
+    ]
+
+
+WORDED = [(backend, SpacedText.of(backend)) for backend in worded_backends()]
+SPACED_TEXTS = st.lists(
+    st.tuples(
+        st.sampled_from([*NASTY, *" \n\r\t", "ab", "cat", "É", "e\u0301", "ed", "d.", "e#"]),
+        st.sampled_from([1, 1, 2, 9]),
+    ),
+    max_size=25,
+).map(lambda runs: "".join(unit * count for unit, count in runs))
+
+
+@pytest.mark.parametrize(("backend", "spaced"), WORDED, ids=range(len(WORDED)))
+@settings(GENTLE, max_examples=150)
+@given(text=SPACED_TEXTS, limit=st.integers(0, 12), chunk=st.sampled_from([1, 2, 7, 64]), length=st.integers(2, 20))
+def test_added_words_allow_cuts_at_white_space(backend, spaced, text, limit, chunk, length):
+    assert LongText.of(backend) is None
+    whole = whole_ids(backend, text)
+    for cut in (index for index, character in enumerate(text) if character in " \t\n\r"):
+        head = spaced._ids(text[:cut])
+        assert whole[: len(head)] == head
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_text, "_FIRST_CHUNK", chunk)
+        patch.setattr(tokenizer, "_CHARACTERS_AT_LEAST", 2)
+        patch.setattr(tokenizer, "_CHARACTERS_PER_TOKEN", 1)
+        ids = spaced.first_ids(text, limit)
+        batch = TextTokenizer(backend, 64, length).encode([text])
+    assert ids[:limit] == whole[:limit]
+    assert (len(ids) > limit) == (len(whole) > limit)
+    expected = backend.encode(text).ids
+    assert rows(batch) == [expected if len(expected) <= length else [*expected[: length - 1], 3]]
+
+
+@pytest.mark.parametrize("content", ["a b", " ab", "a\tb", "ab\n", "中"])
+def test_added_tokens_with_white_space_forbid_every_cut(content):
+    backend = plain_backend(tokenizer_json(added=[{"content": content, "normalized": True}]))
+    assert LongText.of(backend) is SpacedText.of(backend) is None
+
+
+@pytest.mark.parametrize("unit", ["the cat sat on covid19 ", " ", "the\ncat\n"])
+def test_a_long_text_with_an_added_word_is_quick(unit):
+    backend = plain_backend(tokenizer_json(added=[{"content": "covid19", "special": False, "normalized": True}]))
+    ours = TextTokenizer(backend, 32)
+    start = time.perf_counter()
+    batch = ours.encode([unit * (20_000_000 // len(unit))])
+    assert time.perf_counter() - start < 2
+    assert batch.truncated.tolist() == [unit != " "]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -221,7 +288,7 @@ def test_added_tokens_that_a_cut_could_split_forbid_cutting(token):
 )
 def test_other_pipelines_are_not_cut(change):
     content = tokenizer_json() | change | {"added_tokens": [], "post_processor": None}
-    assert LongText.of(plain_backend(content)) is None
+    assert LongText.of(plain_backend(content)) is SpacedText.of(plain_backend(content)) is None
 
 
 def test_another_pipeline_still_tokenises_long_texts(tmp_path):

@@ -60,6 +60,7 @@ def test_only_layers_asked_for_are_computed():
     [
         ({"ids": [0, 101]}, r"ids\[1\] is 101; it must be from 0 to 100"),
         ({"ids": [0, -1]}, r"ids\[1\] is -1"),
+        ({"ids": [0, 2**32 + 1]}, r"ids\[1\] is 4294967297, which needs more than 32 bits"),
         ({"ids": [0.5, 1]}, "ids must be an array of integers"),
         ({"ids": [[1, 2]]}, "ids must have 1 dimension"),
         ({"offsets": [0, 1]}, "offsets must start with 0 and end with the number of ids"),

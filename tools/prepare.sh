@@ -16,6 +16,9 @@ is_root_on_debian() {
 python_says() {
     "$python" -c "$1" 2>/dev/null
 }
+is_command() {
+    command -v "$1" >/dev/null
+}
 compiles() {
     # shellcheck disable=SC2086
     echo '#include <math.h>' | ${CC:-cc} -x c -c -o /dev/null - 2>/dev/null
@@ -35,6 +38,8 @@ list_missing() {
         python_says 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' ||
             echo "$name-dev"
     fi
+    # shellcheck disable=SC2086
+    [ -z "${CC:-}" ] || is_command $CC || fail "CC=$CC is not a command"
     compiles || echo gcc libc6-dev
 }
 

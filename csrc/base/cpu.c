@@ -1,4 +1,4 @@
-/* cpu.c: which instruction sets both the CPU and the operating system support.
+/* cpu.c: which instruction sets both the CPU and the operating system support, and the mode of its arithmetic.
  *
  * A feature bit is not enough: the kernel must save the wide registers too, which XCR0 tells (and XCR0 may be read only
  * where OSXSAVE is set). The names of CPU families are never looked at, so new families work.
@@ -10,6 +10,7 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <xmmintrin.h>
 
 struct features {
 	unsigned leaf1_ecx, leaf7_ebx, xcr0;
@@ -45,6 +46,18 @@ int sp_cpu_has_avx512(void)
 	return sp_cpu_has_avx2() && (f.xcr0 & 0xE6) == 0xE6 && (f.leaf7_ebx & f_dq_cd_bw_vl) == f_dq_cd_bw_vl;
 }
 
+unsigned sp_float_mode_enter(void)
+{
+	unsigned saved = _mm_getcsr();
+	_mm_setcsr(0x1F80);
+	return saved;
+}
+
+void sp_float_mode_leave(unsigned saved)
+{
+	_mm_setcsr(saved);
+}
+
 #else
 
 int sp_cpu_has_avx2(void)
@@ -55,6 +68,16 @@ int sp_cpu_has_avx2(void)
 int sp_cpu_has_avx512(void)
 {
 	return 0;
+}
+
+unsigned sp_float_mode_enter(void)
+{
+	return 0;
+}
+
+void sp_float_mode_leave(unsigned saved)
+{
+	(void)saved;
 }
 
 #endif

@@ -13,7 +13,7 @@
 #include <xmmintrin.h>
 #endif
 
-enum { MAX_THREADS = 1024, SPINS_BEFORE_YIELD = 2000 };
+enum { SPINS_BEFORE_YIELD = 2000 };
 
 /* Ranks count themselves in; the last one opens the next phase. */
 struct sp_barrier {
@@ -66,18 +66,12 @@ void sp_team_range(struct sp_team team, int64_t count, int64_t *first, int64_t *
 	*end = count * (team.rank + 1) / team.size;
 }
 
-/* The arithmetic of our promises is IEEE with subnormals; other libraries leave flush-to-zero switched on. */
-static void run_with_default_rounding(struct job *job, int rank)
+static void work_as(struct job *job, int rank)
 {
 	struct sp_team team = {rank, atomic_load(&job->size), &job->barrier};
-#if defined(__x86_64__)
-	unsigned saved = _mm_getcsr();
-	_mm_setcsr(0x1F80);
+	unsigned saved = sp_float_mode_enter();
 	job->work(job->arg, team);
-	_mm_setcsr(saved);
-#else
-	job->work(job->arg, team);
-#endif
+	sp_float_mode_leave(saved);
 }
 
 static void *worker_main(void *p)
@@ -86,7 +80,7 @@ static void *worker_main(void *p)
 	int spins = 0;
 	while (atomic_load(&worker->job->size) == 0)
 		relax(&spins);
-	run_with_default_rounding(worker->job, worker->rank);
+	work_as(worker->job, worker->rank);
 	return NULL;
 }
 
@@ -116,7 +110,7 @@ enum sp_status sp_threads_start(void)
 void sp_threads_run(int threads, void (*work)(void *arg, struct sp_team team), void *arg)
 {
 	struct job job = {.work = work, .arg = arg};
-	int granted = reserve_workers(threads > MAX_THREADS ? MAX_THREADS - 1 : threads - 1), started = 0;
+	int granted = reserve_workers(threads > SP_MAX_THREADS ? SP_MAX_THREADS - 1 : threads - 1), started = 0;
 	struct worker *workers = granted ? sp_bytes((size_t)granted * sizeof *workers) : NULL;
 	for (; workers && started < granted; started++) {
 		workers[started].job = &job;
@@ -125,7 +119,7 @@ void sp_threads_run(int threads, void (*work)(void *arg, struct sp_team team), v
 			break; /* the ranks that did start do the work */
 	}
 	atomic_store(&job.size, started + 1);
-	run_with_default_rounding(&job, 0);
+	work_as(&job, 0);
 	for (int i = 0; i < started; i++)
 		pthread_join(workers[i].thread, NULL);
 	atomic_fetch_sub(&workers_alive, granted);

@@ -59,6 +59,8 @@ struct sp_kernels {
 	void (*pool_max)(float *y, const float *h, int64_t ld, int64_t T, int64_t cols); /* NaN wins */
 	/* sum over a row of x[i] * x[i], 16 virtual lanes */
 	float (*sum_of_squares)(const float *x, int64_t H);
+	/* out[j] = x . y_j for `rows` rows of y, in float64 with 8 virtual lanes; every product is exact */
+	void (*dots)(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
 };
 
 extern const struct sp_kernels sp_kernels_scalar, sp_kernels_generic;
@@ -83,7 +85,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	void sp_pool_weighted_##isa(float *y, const float *h, int64_t ld, int64_t first_weight, int64_t T,             \
 	                            int64_t cols);                                                                     \
 	void sp_pool_max_##isa(float *y, const float *h, int64_t ld, int64_t T, int64_t cols);                         \
-	float sp_sum_of_squares_##isa(const float *x, int64_t H);
+	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
+	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
 SP_DECLARE_KERNELS(generic)
 SP_DECLARE_KERNELS(avx2)
 SP_DECLARE_KERNELS(avx512)

@@ -231,6 +231,19 @@ static float sum_of_squares(const float *x, int64_t H)
 	return fold(sum);
 }
 
+static void dots(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H)
+{
+	for (int64_t j = 0; j < rows; j++) {
+		double lane[8] = {0};
+		for (int64_t i = 0; i < H; i++)
+			lane[i % 8] = lane[i % 8] + (double)x[i] * (double)y[j * ldy + i];
+		for (int half = 4; half > 0; half /= 2)
+			for (int i = 0; i < half; i++)
+				lane[i] = lane[i] + lane[i + half];
+		out[j] = lane[0];
+	}
+}
+
 const struct sp_kernels sp_kernels_scalar = {
 	.isa = "scalar",
 	.nr = NR,
@@ -245,4 +258,5 @@ const struct sp_kernels sp_kernels_scalar = {
 	.pool_weighted = pool_weighted,
 	.pool_max = pool_max,
 	.sum_of_squares = sum_of_squares,
+	.dots = dots,
 };

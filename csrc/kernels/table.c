@@ -24,4 +24,5 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.pool_weighted = SP_ISA_NAME(sp_pool_weighted),
 	.pool_max = SP_ISA_NAME(sp_pool_max),
 	.sum_of_squares = SP_ISA_NAME(sp_sum_of_squares),
+	.dots = SP_ISA_NAME(sp_dots),
 };

@@ -64,10 +64,12 @@ static void hidden_take(const struct sp_sink *sink, struct sp_team team, const s
                         const float *h, int64_t ld)
 {
 	const struct sp_hidden_request *request = sink->request;
-	int64_t first, end;
+	int64_t slot = layer - request->first_layer, first, end;
+	if (slot < 0)
+		return;
 	sp_team_range(team, chunk->offsets[chunk->n], &first, &end);
 	for (int64_t t = first; t < end; t++)
-		memcpy(request->hidden + (layer * request->N + chunk->token + t) * sink->H, h + t * ld,
+		memcpy(request->hidden + (slot * request->N + chunk->token + t) * sink->H, h + t * ld,
 		       (size_t)sink->H * sizeof(float));
 }
 

@@ -1,44 +1,20 @@
-/* similarity.c: how close two vectors are, in float64 and one fixed order of sums.
+/* similarity.c: how close vectors are, in float64 and one fixed order of sums.
  *
- * Sums keep 8 lanes, folded as (0+4)+(2+6) + (1+5)+(3+7); products of float32 values are exact in float64. For equal
- * vectors x.y, x.x and y.y are the same number s and s / sqrt(s * s) is exactly 1 (sqrt is correctly rounded).
+ * Products of float32 values are exact in float64. For equal vectors x.y, x.x and y.y are the same number s, and
+ * s / sqrt(s * s) is exactly 1, for the square root is correctly rounded.
  */
 #include "sentpool.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
-enum { LANES = 8 };
-
-struct sums {
-	double lane[LANES];
-};
-
-static double fold(struct sums s)
-{
-	for (int half = LANES / 2; half > 0; half /= 2)
-		for (int i = 0; i < half; i++)
-			s.lane[i] = s.lane[i] + s.lane[i + half];
-	return s.lane[0];
-}
+enum { COLUMNS = 256 }; /* rows of b that one pass compares with a row of a: they stay in the cache for the next one */
 
 static double dot(const float *x, const float *y, int64_t d)
 {
-	struct sums s = {{0}};
-	for (int64_t i = 0; i < d; i += LANES)
-		for (int64_t j = 0; j < LANES && i + j < d; j++)
-			s.lane[j] = s.lane[j] + (double)x[i + j] * (double)y[i + j];
-	return fold(s);
-}
-
-static double distance(const float *x, const float *y, int64_t d, int squared)
-{
-	struct sums s = {{0}};
-	for (int64_t i = 0; i < d; i += LANES)
-		for (int64_t j = 0; j < LANES && i + j < d; j++) {
-			double difference = (double)x[i + j] - (double)y[i + j];
-			s.lane[j] = s.lane[j] + (squared ? difference * difference : fabs(difference));
-		}
-	return squared ? sqrt(fold(s)) : fold(s);
+	double value;
+	sp_runtime()->kernels->dots(&value, x, y, d, 1, d);
+	return value;
 }
 
 static double cosine(double xy, double xx, double yy)
@@ -46,13 +22,20 @@ static double cosine(double xy, double xx, double yy)
 	return xx == 0 || yy == 0 ? 0 : xy / sqrt(xx * yy);
 }
 
+/* Negated Euclidean or Manhattan distance: one chain from the first element on. */
 static double negated_distance(const float *x, const float *y, int64_t d, enum sp_metric metric)
 {
-	return -distance(x, y, d, metric == SP_EUCLIDEAN);
+	double sum = 0;
+	for (int64_t i = 0; i < d; i++) {
+		double difference = (double)x[i] - (double)y[i];
+		sum = sum + (metric == SP_EUCLIDEAN ? difference * difference : fabs(difference));
+	}
+	return metric == SP_EUCLIDEAN ? -sqrt(sum) : -sum;
 }
 
 void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t n, int64_t d, enum sp_metric metric)
 {
+	unsigned mode = sp_float_mode_enter();
 	for (int64_t i = 0; i < n; i++) {
 		const float *x = a + i * d, *y = b + i * d;
 		if (metric == SP_COSINE)
@@ -60,29 +43,76 @@ void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t
 		else
 			out[i] = metric == SP_DOT ? dot(x, y, d) : negated_distance(x, y, d, metric);
 	}
+	sp_float_mode_leave(mode);
+}
+
+struct comparison {
+	float *out;
+	const float *a, *b;
+	const double *a_norms, *b_norms; /* squared; of cosines only */
+	int64_t n, m, d;
+	enum sp_metric metric;
+	int (*poll)(void *);
+	void *poll_arg;
+	_Atomic int stopped;
+};
+
+/* Row i of a against rows [first, first + count) of b. */
+static void compare_row(const struct comparison *c, int64_t i, int64_t first, int64_t count)
+{
+	const float *x = c->a + i * c->d, *y = c->b + first * c->d;
+	float *out = c->out + i * c->m + first;
+	double values[COLUMNS];
+	if (c->metric == SP_COSINE || c->metric == SP_DOT)
+		sp_runtime()->kernels->dots(values, x, y, c->d, count, c->d);
+	for (int64_t j = 0; j < count; j++) {
+		if (c->metric == SP_COSINE)
+			values[j] = cosine(values[j], c->a_norms[i], c->b_norms[first + j]);
+		else if (c->metric != SP_DOT)
+			values[j] = negated_distance(x, y + j * c->d, c->d, c->metric);
+		out[j] = (float)values[j];
+	}
+}
+
+/* Ranks split the rows of a; the calling thread polls. */
+static void compare(void *arg, struct sp_team team)
+{
+	struct comparison *c = arg;
+	int64_t start, end;
+	sp_team_range(team, c->n, &start, &end);
+	for (int64_t first = 0; first < c->m; first += COLUMNS) {
+		int64_t count = c->m - first < COLUMNS ? c->m - first : COLUMNS;
+		for (int64_t i = start; i < end; i++) {
+			if (team.rank == 0 && c->poll && c->poll(c->poll_arg))
+				atomic_store(&c->stopped, 1);
+			if (atomic_load(&c->stopped))
+				return;
+			compare_row(c, i, first, count);
+		}
+	}
+}
+
+static double *squared_norms(const float *x, int64_t n, int64_t d)
+{
+	double *norms = sp_bytes((size_t)n * sizeof *norms);
+	unsigned mode = sp_float_mode_enter();
+	for (int64_t i = 0; norms && i < n; i++)
+		norms[i] = dot(x + i * d, x + i * d, d);
+	sp_float_mode_leave(mode);
+	return norms;
 }
 
 enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const float *b, int64_t m, int64_t d,
-                                    enum sp_metric metric)
+                                    enum sp_metric metric, int threads, int (*poll)(void *), void *poll_arg)
 {
-	double *norms = sp_bytes((size_t)m * sizeof *norms);
-	if (!norms)
-		return SP_NO_MEMORY;
-	for (int64_t j = 0; j < m; j++)
-		norms[j] = dot(b + j * d, b + j * d, d);
-	for (int64_t i = 0; i < n; i++) {
-		const float *x = a + i * d;
-		double xx = dot(x, x, d);
-		for (int64_t j = 0; j < m; j++) {
-			const float *y = b + j * d;
-			double value;
-			if (metric == SP_COSINE)
-				value = cosine(dot(x, y, d), xx, norms[j]);
-			else
-				value = metric == SP_DOT ? dot(x, y, d) : negated_distance(x, y, d, metric);
-			out[i * m + j] = (float)value;
-		}
+	double *a_norms = squared_norms(a, n, d), *b_norms = squared_norms(b, m, d);
+	struct comparison c = {out, a, b, a_norms, b_norms, n, m, d, metric, poll, poll_arg, 0};
+	enum sp_status status = a_norms && b_norms ? SP_OK : SP_NO_MEMORY;
+	if (status == SP_OK) {
+		sp_threads_run(threads, compare, &c);
+		status = atomic_load(&c.stopped) ? SP_CANCELLED : SP_OK;
 	}
-	sp_free(norms);
-	return SP_OK;
+	sp_free(a_norms);
+	sp_free(b_norms);
+	return status;
 }

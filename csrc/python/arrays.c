@@ -1,6 +1,25 @@
 /* arrays.c: NumPy arrays in and out. Nothing that comes in is ever written to. */
 #include "python/binding.h"
 
+/* Whether integers of any type fit into 32 bits; sets the exception where not. */
+static int fits_int32(PyArrayObject *any, const char *name)
+{
+	if (PyArray_TYPE(any) == NPY_INT32 || PyArray_SIZE(any) == 0)
+		return 1;
+	PyArrayObject *wide = (PyArrayObject *)PyArray_FROM_OTF((PyObject *)any, NPY_INT64, NPY_ARRAY_IN_ARRAY);
+	if (!wide)
+		return 0; /* uint64 is not cast safely, and says so */
+	npy_intp wrong = 0, n = PyArray_SIZE(wide);
+	const int64_t *x = PyArray_DATA(wide);
+	while (wrong < n && x[wrong] >= INT32_MIN && x[wrong] <= INT32_MAX)
+		wrong++;
+	if (wrong < n)
+		PyErr_Format(PyExc_ValueError, "%s[%lld] is %lld, which needs more than 32 bits", name,
+		             (long long)wrong, (long long)x[wrong]);
+	Py_DECREF(wide);
+	return wrong == n;
+}
+
 PyArrayObject *sp_array_in(PyObject *object, int type, int ndim, const char *name)
 {
 	PyArrayObject *any = (PyArrayObject *)PyArray_FROM_O(object);
@@ -19,6 +38,10 @@ PyArrayObject *sp_array_in(PyObject *object, int type, int ndim, const char *nam
 	if (PyArray_NDIM(any) != ndim) {
 		PyErr_Format(PyExc_ValueError, "%s must have %d dimension%s, not %d", name, ndim, ndim == 1 ? "" : "s",
 		             PyArray_NDIM(any));
+		Py_DECREF(any);
+		return NULL;
+	}
+	if (type == NPY_INT32 && !fits_int32(any, name)) {
 		Py_DECREF(any);
 		return NULL;
 	}

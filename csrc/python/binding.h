@@ -11,6 +11,8 @@
 #endif
 #include <numpy/arrayobject.h>
 
+#include <time.h>
+
 #include "sentpool.h"
 
 /* ---- arrays.c: checked arrays in, new arrays out; every message names the argument ------------------------------ */
@@ -27,6 +29,19 @@ PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type);
 
 /* Set the Python exception of a status; returns NULL. SP_CANCELLED keeps the exception that stopped the job. */
 PyObject *sp_raise(enum sp_status status);
+
+/* ---- poll.c --------------------------------------------------------------------------------------------------------- */
+
+struct sp_poll {
+	PyThreadState *thread;
+	struct timespec last;
+};
+
+/* Drop the GIL for long work; take it again. Between the two the work calls sp_poll_signals(poll) now and then: non-zero
+ * means that a signal handler raised, and the work shall end. */
+void sp_poll_start(struct sp_poll *poll);
+void sp_poll_end(struct sp_poll *poll);
+int sp_poll_signals(void *poll);
 
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 

@@ -120,8 +120,9 @@ static PyObject *similarity(PyObject *Py_UNUSED(module), PyObject *args)
 {
 	PyObject *a_in, *b_in;
 	const char *metric_name = "cosine";
+	int threads = 1;
 	PyArrayObject *a, *b;
-	if (!PyArg_ParseTuple(args, "OO|s:similarity", &a_in, &b_in, &metric_name))
+	if (!PyArg_ParseTuple(args, "OO|si:similarity", &a_in, &b_in, &metric_name, &threads))
 		return NULL;
 	int metric = name_index(metric_name, metric_names, "metric");
 	if (metric < 0 || !two_matrices(a_in, b_in, &a, &b))
@@ -129,11 +130,12 @@ static PyObject *similarity(PyObject *Py_UNUSED(module), PyObject *args)
 	npy_intp shape[] = {PyArray_DIM(a, 0), PyArray_DIM(b, 0)};
 	PyArrayObject *out = sp_array_new(2, shape, NPY_FLOAT32);
 	if (out) {
-		enum sp_status status;
-		Py_BEGIN_ALLOW_THREADS
-		status = sp_similarity_matrix(SP_FLOATS(out), SP_FLOATS(a), shape[0], SP_FLOATS(b), shape[1],
-		                              PyArray_DIM(a, 1), (enum sp_metric)metric);
-		Py_END_ALLOW_THREADS
+		struct sp_poll poll;
+		sp_poll_start(&poll);
+		enum sp_status status = sp_similarity_matrix(SP_FLOATS(out), SP_FLOATS(a), shape[0], SP_FLOATS(b),
+		                                             shape[1], PyArray_DIM(a, 1), (enum sp_metric)metric,
+		                                             threads, sp_poll_signals, &poll);
+		sp_poll_end(&poll);
 		if (status != SP_OK) {
 			Py_CLEAR(out);
 			sp_raise(status);
@@ -186,7 +188,7 @@ PyMethodDef sp_functions[] = {
 	{"similarity_pairwise", similarity_pairwise, METH_VARARGS,
          "similarity_pairwise(a, b, metric='cosine')\n--\n\nRow by row, computed and returned in float64 (n,)."},
 	{"similarity", similarity, METH_VARARGS,
-         "similarity(a, b, metric='cosine')\n--\n\nEvery row of a against every row of b, computed in float64, returned "
+         "similarity(a, b, metric='cosine', threads=1)\n--\n\nEvery row of a against every row of b, computed in float64, returned "
          "as float32 (n, m)."},
 	{"config", config, METH_NOARGS, "config()\n--\n\nThe kernels and engines in use, as a dict."},
 	{"isas", isas, METH_NOARGS, "isas()\n--\n\nThe instruction sets that run on this CPU, best first."},

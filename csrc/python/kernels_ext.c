@@ -24,9 +24,9 @@ static const struct sp_kernels *find(const char *isa)
 static const struct {
 	const char *name;
 	size_t offset;
-} fields[] = {FIELD(gemm),          FIELD(pack),          FIELD(activation),    FIELD(softmax_columns),
-              FIELD(divide_rows),   FIELD(add_layernorm), FIELD(embed_row),     FIELD(pool_sum),
-              FIELD(pool_weighted), FIELD(pool_max),      FIELD(sum_of_squares)};
+} fields[] = {FIELD(gemm),          FIELD(pack),          FIELD(activation),     FIELD(softmax_columns),
+              FIELD(divide_rows),   FIELD(add_layernorm), FIELD(embed_row),      FIELD(pool_sum),
+              FIELD(pool_weighted), FIELD(pool_max),      FIELD(sum_of_squares), FIELD(dots)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)

@@ -7,7 +7,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct {
 	PyObject_HEAD
@@ -15,7 +14,7 @@ typedef struct {
 	int finished;
 } ModelObject;
 
-enum { MAX_LAYERS = 1000, POLL_MILLISECONDS = 50 };
+enum { MAX_LAYERS = 1000 };
 
 /* ---- creation ------------------------------------------------------------------------------------------------------ */
 
@@ -191,37 +190,14 @@ static PyObject *model_finish(ModelObject *self, PyObject *Py_UNUSED(ignored))
 
 /* ---- sentences ----------------------------------------------------------------------------------------------------- */
 
-/* Signals are looked at from the calling thread, which takes the GIL for it no more often than this needs. */
-struct poll {
-	PyThreadState *thread;
-	struct timespec last;
-};
-
-static int check_signals(void *arg)
-{
-	struct poll *poll = arg;
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	int64_t elapsed =
-		(int64_t)(now.tv_sec - poll->last.tv_sec) * 1000 + (now.tv_nsec - poll->last.tv_nsec) / 1000000;
-	if (elapsed < POLL_MILLISECONDS)
-		return 0;
-	poll->last = now;
-	PyEval_RestoreThread(poll->thread);
-	int signalled = PyErr_CheckSignals() < 0;
-	poll->thread = PyEval_SaveThread();
-	return signalled;
-}
-
 static enum sp_status encode(struct sp_encode_job *job)
 {
-	struct poll poll;
-	job->poll = check_signals;
+	struct sp_poll poll;
+	job->poll = sp_poll_signals;
 	job->poll_arg = &poll;
-	clock_gettime(CLOCK_MONOTONIC, &poll.last);
-	poll.thread = PyEval_SaveThread();
+	sp_poll_start(&poll);
 	enum sp_status status = sp_encode(job);
-	PyEval_RestoreThread(poll.thread);
+	sp_poll_end(&poll);
 	return status;
 }
 
@@ -278,7 +254,7 @@ static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offset
 	                              .offsets = SP_INT64S(*offsets),
 	                              .B = PyArray_DIM(*offsets, 0) - 1,
 	                              .batch_size = batch_size,
-	                              .threads = threads > 1024 ? 1024 : (int)threads};
+	                              .threads = threads > SP_MAX_THREADS ? SP_MAX_THREADS : (int)threads};
 	return 1;
 }
 
@@ -366,19 +342,21 @@ cleanup:
 
 static PyObject *model_hidden_states(ModelObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"ids", "offsets", "threads", NULL};
+	static char *names[] = {"ids", "offsets", "first_layer", "threads", NULL};
 	PyObject *ids_in, *offsets_in;
 	PyArrayObject *ids, *offsets;
-	long long threads = 1;
+	long long first_layer = 0, threads = 1;
 	struct sp_encode_job job;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$L:hidden_states", names, &ids_in, &offsets_in, &threads) ||
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LL:hidden_states", names, &ids_in, &offsets_in,
+	                                 &first_layer, &threads) ||
+	    !check_size("first_layer", first_layer, 0, self->model->config.layers) ||
 	    !job_from_arrays(self, ids_in, offsets_in, INT32_MAX, threads, &job, &ids, &offsets))
 		return NULL;
 	const struct sp_config *config = &self->model->config;
-	npy_intp shape[] = {config->layers + 1, PyArray_DIM(ids, 0), config->hidden};
+	npy_intp shape[] = {config->layers + 1 - first_layer, PyArray_DIM(ids, 0), config->hidden};
 	PyArrayObject *hidden = sp_array_new(3, shape, NPY_FLOAT32);
 	if (hidden) {
-		struct sp_hidden_request request = {SP_FLOATS(hidden), shape[1]};
+		struct sp_hidden_request request = {SP_FLOATS(hidden), shape[1], first_layer};
 		job.sink = sp_hidden_states_sink(&request, config->layers, config->hidden);
 		enum sp_status status = encode(&job);
 		if (status != SP_OK) {
@@ -405,8 +383,8 @@ static PyMethodDef model_methods[] = {
          "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1)\n--\n\n"
          "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},
 	{"hidden_states", (PyCFunction)(void (*)(void))model_hidden_states, METH_VARARGS | METH_KEYWORDS,
-         "hidden_states($self, ids, offsets, *, threads=1)\n--\n\n"
-         "Every token's state at every layer for packed sentences: float32 (L + 1, N, H)."},
+         "hidden_states($self, ids, offsets, *, first_layer=0, threads=1)\n--\n\n"
+         "Every token's state at every layer from first_layer on: float32 (L + 1 - first_layer, N, H)."},
 	{NULL, NULL, 0, NULL}};
 
 static PyType_Slot model_slots[] = {{Py_tp_new, model_new},

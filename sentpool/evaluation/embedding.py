@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -19,7 +20,7 @@ def embed(model, sentences, *, batch_size, show_progress_bar, **options) -> tupl
         A callable takes the list of n strings and returns an array (n, d); it gets no options.
     sentences : list of str
     batch_size, show_progress_bar, **options
-        Passed to ``model.encode``.
+        Passed to ``model.encode``; the first two only if it takes them.
 
     Returns
     -------
@@ -31,7 +32,7 @@ def embed(model, sentences, *, batch_size, show_progress_bar, **options) -> tupl
     Raises
     ------
     TypeError
-        `model` can neither encode nor be called, or `options` are given to a plain callable.
+        `model` can neither encode nor be called, or `options` are given that it does not take.
     ValueError
         The result is no array of numbers of shape (n, d), or holds NaN or infinity (the sentence is named).
     """
@@ -43,12 +44,17 @@ def embed(model, sentences, *, batch_size, show_progress_bar, **options) -> tupl
     truncated = None
     options = {name: value for name, value in options.items() if value is not None}
     if hasattr(model, "encode"):
-        options["batch_size"] = batch_size
-    if hasattr(model, "encode_with_info"):
-        vectors, info = model.encode_with_info(sentences, show_progress_bar=show_progress_bar, **options)
-        truncated = int(info.n_truncated)
-    elif hasattr(model, "encode"):
-        vectors = model.encode(sentences, show_progress_bar=show_progress_bar, **options)
+        encode = getattr(model, "encode_with_info", model.encode)
+        unknown = [name for name in options if not _takes(encode, name)]
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)}: the {encode.__name__} method of the model takes no such option")
+        if _takes(encode, "batch_size"):
+            options["batch_size"] = batch_size
+        bar = {"show_progress_bar": show_progress_bar} if _takes(encode, "show_progress_bar") else {}
+        vectors = encode(sentences, **bar, **options)
+        if hasattr(model, "encode_with_info"):
+            vectors, info = vectors
+            truncated = int(info.n_truncated)
     elif not options:
         vectors = model(sentences)
     else:
@@ -73,11 +79,29 @@ def describe_model(model) -> dict[str, Any]:
     return {"name": f"{named.__module__}.{named.__qualname__}"}
 
 
+def _takes(function, name: str) -> bool:
+    """Whether a function has a keyword of this name; one that does not tell is taken to have any."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD or (parameter.name == name and parameter.kind in by_name)
+        for parameter in parameters.values()
+    )
+
+
 def _checked(vectors, sentences: list[str]) -> np.ndarray:
     try:
+        vectors = np.asarray(vectors)
+        # Complex numbers would lose a part, and strings of digits are no vectors.
+        if vectors.dtype.kind not in "biufO":
+            raise TypeError(f"its dtype is {vectors.dtype}")
         with np.errstate(over="ignore"):
-            vectors = np.asarray(vectors).astype(np.float32, copy=False)
-    except (TypeError, ValueError) as error:
+            vectors = vectors.astype(np.float32, copy=False)
+    # A torch tensor that requires grad raises RuntimeError, and says what to do.
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"the model returned no array of numbers ({error}): expected shape (n, d)") from error
     if vectors.ndim != 2 or len(vectors) != len(sentences) or not vectors.shape[1]:
         raise ValueError(

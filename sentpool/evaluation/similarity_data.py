@@ -12,11 +12,13 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from sentpool.errors import shown
 
 # Pairs with a gold score, per subset. STS13 is without SMT, whose licence keeps it out of SentEval.
 SUBSETS = {
@@ -109,6 +111,8 @@ class SimilarityData:
 
 def read_tasks(folder, tasks=None) -> SimilarityData:
     """Read STS tasks from a folder; parameters and errors as in `sentpool.evaluation.sts`."""
+    if not isinstance(folder, str | os.PathLike):
+        raise TypeError(f"folder is {shown(folder)}: expected a str or Path; evaluation.sample_folder() names a sample")
     folder = Path(folder)
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
@@ -150,6 +154,8 @@ _SPELLINGS = {_bare(name): name for name in (*KNOWN, *GROUPS)}
 
 
 def _expand(tasks, own_name: str) -> list[str]:
+    if not isinstance(tasks, str | Iterable):
+        raise TypeError(f"tasks is {shown(tasks)}: expected a name such as 'STS12', a sequence of names, or None")
     tasks = [tasks] if isinstance(tasks, str) else list(tasks)
     if not tasks:
         raise ValueError("tasks is empty: name at least one, or pass None for all that the folder holds")

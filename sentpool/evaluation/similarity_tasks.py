@@ -37,7 +37,8 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
         ``SICKR-all`` (9,927 pairs); ``STSB`` stands for dev and test, ``SICKR`` for test and all; case, ``-``
         and ``_`` are free. None: what is there, without ``STSB-train``; ``result.skipped`` says what is not.
     batch_size, show_progress_bar, **encode_options
-        Passed to ``model.encode`` (a plain callable takes no options and does its own batching).
+        Passed to ``model.encode``, the first two only if it takes them (a plain callable takes no options and does
+        its own batching).
 
     Returns
     -------
@@ -51,7 +52,8 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
         An unknown task name, a malformed line (named by file and line), or embeddings of the wrong shape or
         with NaN or infinity.
     TypeError
-        A model that can neither encode nor be called, or options for a plain callable.
+        A model that can neither encode nor be called, options that it does not take, a `folder` that is no path, or
+        `tasks` that are no names.
 
     Warns
     -----
@@ -69,6 +71,9 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
         warn(deviation)
     index = data.distinct_sentences()
     read = time.perf_counter()
+    # Before the long part: a model that cannot say what it is shall fail at once.
+    description = describe_model(model)
+    started = time.perf_counter()
     vectors, encoding = embed(
         model, list(index), batch_size=batch_size, show_progress_bar=show_progress_bar, **encode_options
     )
@@ -81,14 +86,14 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
             for name, task in data.tasks.items()
         },
         skipped=data.skipped,
-        model=describe_model(model),
+        model=description,
         encoding=encoding,
         data={
             "folder": data.folder,
             "pairs": {name: len(task) for name, task in data.tasks.items()},
             "sha256": {file: digest for task in data.tasks.values() for file, digest in task.files.items()},
         },
-        seconds={"read": read - began, "encode": encoded - read, "score": time.perf_counter() - encoded},
+        seconds={"read": read - began, "encode": encoded - started, "score": time.perf_counter() - encoded},
     )
     for name, scores in result.items():
         if math.isnan(sum(scores.spearman)):
