@@ -161,7 +161,11 @@ def _open_sentence_transformers(root: Path) -> ModelFolder:
 
 
 def _weight_stamps(root: Path, module: Path) -> dict[str, tuple[int, int] | None]:
-    return {path.relative_to(root).as_posix(): weights.stamp(path) for path in weights.weight_files(module)}
+    try:
+        files = weights.weight_files(module)
+    except ModelFolderError:  # raised again by whoever reads the module, after what it finds first
+        return {}
+    return {path.relative_to(root).as_posix(): weights.stamp(path) for path in files}
 
 
 def _hash_if_unchanged(path: Path, known: tuple[int, int] | None) -> str | None:

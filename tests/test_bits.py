@@ -73,6 +73,9 @@ from golden_cases import MODELS, build, sentences
 from sentpool import _core
 names = sys.argv[3].split(",")
 found = {name: digest(build(name), *sentences(name), threads=2) for name in names}
+sweep = [(threads, batch) for threads in (1, 2, 3, 7) for batch in (1, 8, 512)] if len(names) > 1 else []
+for threads, batch in sweep:
+    assert digest(build("odd"), *sentences("odd"), threads=threads, batch_size=batch) == found["odd"], (threads, batch)
 if sys.argv[2]:
     found["all-MiniLM-L6-v2"] = minilm_digest(sys.argv[2])
 print(json.dumps([found, _core.config(), _core.gemm_calls()]))

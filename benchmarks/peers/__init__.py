@@ -1,0 +1,38 @@
+"""The libraries that are compared. Each module holds one class `Encoder`; only its own process imports it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Peer(NamedTuple):
+    """A library at one precision."""
+
+    name: str
+    module: str  # in this package
+    precision: str
+    packages: tuple[str, ...]  # what pip must install for it
+    imports: str  # the statement that a user's program begins with
+    tolerance: float  # largest difference to sentpool's embeddings (of length 1) that counts as the same model
+    only: str = ""  # the one model that it can run
+
+
+_TOKENS = ("tokenizers", "numpy")
+_SENTENCE_TRANSFORMERS = (("sentence-transformers",), "import sentence_transformers")
+_ONNXRUNTIME = (("onnxruntime", *_TOKENS), "import onnxruntime, tokenizers, numpy")
+_CTRANSLATE2 = (("ctranslate2", *_TOKENS), "import ctranslate2, tokenizers, numpy")
+_FASTTEXTEMBED = (("fasttextembed",), "import fasttextembed")
+_OPENVINO = (("openvino", *_TOKENS), "import openvino, tokenizers, numpy")
+
+PEERS = (
+    Peer("sentpool", "sentpool", "fp32", ("tokenizers", "numpy", "safetensors", "tqdm"), "import sentpool", 0.0),
+    Peer("onnxruntime", "onnxruntime", "fp32", *_ONNXRUNTIME, 1e-5),
+    Peer("openvino", "openvino", "fp32", *_OPENVINO, 1e-5),
+    Peer("ctranslate2", "ctranslate2", "fp32", *_CTRANSLATE2, 1e-5),
+    Peer("torch", "sentence_transformers", "fp32", *_SENTENCE_TRANSFORMERS, 1e-5),
+    # Weights in float16 and GELU by its tanh formula: nearly the same function, and faster to compute.
+    Peer("fasttextembed", "fasttextembed", "fp32", *_FASTTEXTEMBED, 1e-3, "small 12-layer shape"),
+    Peer("openvino bf16", "openvino", "bf16", *_OPENVINO, 2e-2),
+    Peer("torch bf16", "sentence_transformers", "bf16", *_SENTENCE_TRANSFORMERS, 2e-2),
+)
+BY_NAME = {peer.name: peer for peer in PEERS}

@@ -1,0 +1,27 @@
+"""sentpool as a user calls it."""
+
+from __future__ import annotations
+
+from peers.base import Job
+from sentpool import SentenceEncoder
+
+
+class Encoder:
+    """`SentenceEncoder.encode` with its defaults."""
+
+    def __init__(self, job: Job) -> None:
+        self.model = SentenceEncoder(job.folder)
+        self.threads = job.threads
+
+    @staticmethod
+    def prepare(job: Job) -> None:
+        """The folder itself is read."""
+
+    def choices(self, _purpose: str) -> dict[str, tuple]:
+        return {}
+
+    def configure(self) -> None:
+        """Nothing to choose."""
+
+    def encode(self, texts: list[str]):
+        return self.model.encode(texts, threads=self.threads)

@@ -1,0 +1,40 @@
+"""Results as JSON: one file per machine and name, one section per benchmark."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+import machine
+from settings import HERE, Settings
+
+
+def path_of(settings: Settings) -> Path:
+    """Where this run's results go: into the tree, unless they are nothing to keep."""
+    if settings.quick and not settings.name:
+        return settings.cache / "quick.json"
+    return HERE / "results" / f"{settings.name or machine.slug()}.json"
+
+
+def record(settings: Settings, section: str, content: dict) -> Path:
+    """Put one benchmark's results into the file, beside the other sections of the same machine."""
+    from sentpool import _core
+    from sentpool.config_report import versions
+
+    path = path_of(settings)
+    here = machine.describe()
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if results.get("machine") != here:
+        results = {"machine": here}
+    results[section] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "quick": settings.quick,
+        "threads": settings.threads,
+        "versions": versions(),
+        "kernels": _core.config(),
+        **content,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return path
