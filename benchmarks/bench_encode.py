@@ -70,7 +70,7 @@ def available(settings: Settings) -> tuple[list[Peer], dict[str, str]]:
         try:
             run_python(peer, settings, peer.imports)
             found.append(peer)
-        except (PeerFailed, FileNotFoundError) as error:
+        except PeerFailed as error:
             missing[peer.name] = str(error)
             say(f"not here: {peer.name} ({error})")
     return found, missing

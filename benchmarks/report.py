@@ -75,7 +75,9 @@ def encode_tables(content: dict) -> str:
     """Throughput, latency, footprint; the ratios come last."""
     parts = [_throughput(entry, content["peers"]) for entry in content["throughput"]]
     parts += [_latency(entry) for entry in content["latency"]]
-    parts += [_footprint(content["footprint"]), _ratio_tables(content)]
+    parts.append(_footprint(content["footprint"]))
+    if len(content["peers"]) > 1:
+        parts.append(_ratio_tables(content))
     if content["missing"]:
         parts.append("Not here: " + "; ".join(f"{name} ({why})" for name, why in content["missing"].items()))
     return "\n\n".join(parts)

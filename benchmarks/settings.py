@@ -11,6 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+PYTHON_HELP = "interpreter of the virtual environment with the other libraries (default: .venv-peers)"
 # The package of this tree is measured, installed or not.
 sys.path.insert(0, str(ROOT))
 
@@ -52,7 +53,7 @@ def read_settings(description: str, arguments: list[str] | None = None) -> Setti
     parser.add_argument(
         "--cache", type=Path, default=default_cache(), help="for exported models (default: %(default)s)"
     )
-    parser.add_argument("--python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python")
+    parser.add_argument("--python", type=Path, default=ROOT / ".venv-peers" / "bin" / "python", help=PYTHON_HELP)
     parser.add_argument("--peers", default="", help="comma-separated, sentpool always included (default: all)")
     parser.add_argument("--name", default="", help="results/NAME.json (default: the CPU's name; quick: in the cache)")
     given = parser.parse_args(arguments)

@@ -36,12 +36,14 @@ double gemm_seconds(void (*gemm)(float *, int64_t, struct sp_panel_a, struct sp_
 
 #if defined(__x86_64__)
 
-#define TWELVE(DO, type, op) \
-	DO(0, type, op) DO(1, type, op) DO(2, type, op) DO(3, type, op) DO(4, type, op) DO(5, type, op) \
-	DO(6, type, op) DO(7, type, op) DO(8, type, op) DO(9, type, op) DO(10, type, op) DO(11, type, op)
-#define TWELVE_MORE(DO, type, op) \
-	DO(12, type, op) DO(13, type, op) DO(14, type, op) DO(15, type, op) DO(16, type, op) DO(17, type, op) \
-	DO(18, type, op) DO(19, type, op) DO(20, type, op) DO(21, type, op) DO(22, type, op) DO(23, type, op)
+#define TWELVE(DO, type, op)                                                                                           \
+	DO(0, type, op)                                                                                                \
+	DO(1, type, op) DO(2, type, op) DO(3, type, op) DO(4, type, op) DO(5, type, op) DO(6, type, op)                \
+		DO(7, type, op) DO(8, type, op) DO(9, type, op) DO(10, type, op) DO(11, type, op)
+#define TWELVE_MORE(DO, type, op)                                                                                      \
+	DO(12, type, op)                                                                                               \
+	DO(13, type, op) DO(14, type, op) DO(15, type, op) DO(16, type, op) DO(17, type, op) DO(18, type, op)          \
+		DO(19, type, op) DO(20, type, op) DO(21, type, op) DO(22, type, op) DO(23, type, op)
 #define START(i, type, set) type chain##i = set(1.0f + i);
 #define STEP(i, type, fmadd) chain##i = fmadd(chain##i, factor, term);
 #define ADD(i, type, add) sum = add(sum, chain##i);
@@ -68,12 +70,12 @@ __attribute__((target("avx512f"))) static float burst_avx512(int64_t steps)
 {
 	const __m512 factor = _mm512_set1_ps(0.999f), term = _mm512_set1_ps(0.001f);
 	__m512 sum = _mm512_setzero_ps();
-	TWELVE(START, __m512, _mm512_set1_ps) TWELVE_MORE(START, __m512, _mm512_set1_ps)
-	for (int64_t i = 0; i < steps; i++) {
-		TWELVE(STEP, __m512, _mm512_fmadd_ps) TWELVE_MORE(STEP, __m512, _mm512_fmadd_ps)
-	}
-	TWELVE(ADD, __m512, _mm512_add_ps) TWELVE_MORE(ADD, __m512, _mm512_add_ps)
-	float lanes[16], total = 0.0f;
+	TWELVE(START, __m512, _mm512_set1_ps)
+	TWELVE_MORE(START, __m512, _mm512_set1_ps) for (int64_t i = 0; i < steps; i++){
+		TWELVE(STEP, __m512, _mm512_fmadd_ps)
+			TWELVE_MORE(STEP, __m512, _mm512_fmadd_ps)} TWELVE(ADD, __m512, _mm512_add_ps)
+		TWELVE_MORE(ADD, __m512, _mm512_add_ps) float lanes[16],
+		total = 0.0f;
 	_mm512_storeu_ps(lanes, sum);
 	for (int i = 0; i < 16; i++)
 		total += lanes[i];

@@ -113,6 +113,8 @@ def text_file(workload: Workload, settings: Settings) -> Path:
 def run_python(peer: Peer, settings: Settings, code: str) -> str:
     """What a program of the peer's interpreter prints."""
     command = [_python(peer, settings), "-c", code]
+    if not Path(command[0]).exists():
+        raise PeerFailed(f"no {command[0]}")
     environment = _environment(peer, settings.threads)
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

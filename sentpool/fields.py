@@ -23,6 +23,17 @@ def is_there(path: Path) -> bool:
     return os.path.exists(path)
 
 
+def why_no_file(path: Path) -> str:
+    """What to say of a path at which there is no regular file to read."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return "no permission to look at it"
+    except (OSError, ValueError):
+        return "no such file"
+    return "no such file, but a folder of that name" if os.path.isdir(path) else "not a regular file"
+
+
 def read_json(path: Path, kind: type = dict) -> Any:
     """Parse a JSON file whose top level must be of type `kind`.
 
@@ -33,7 +44,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     """
     # Opening a pipe or a device could block for ever, so only regular files are opened.
     if not os.path.isfile(path):
-        raise ModelFolderError(f"{path}: no such file")
+        raise ModelFolderError(f"{path}: {why_no_file(path)}")
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise ModelFolderError(f"{path}: larger than {MAX_JSON_BYTES >> 20} MiB, which no such file needs")

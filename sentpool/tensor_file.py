@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import safe_open
 
 from sentpool.errors import ModelFolderError, panics_raise, shown
+from sentpool.fields import why_no_file
 
 # A header has about 100 bytes per tensor; the library itself would take 100 MB of nested JSON.
 MAX_HEADER_BYTES = 8 << 20
@@ -132,17 +133,6 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     if names != set(tensors):
         raise ModelFolderError(f"{path}: the header changed while it was read")
     return tensors
-
-
-def why_no_file(path: Path) -> str:
-    """What to say of a path at which there is no regular file to read."""
-    try:
-        os.stat(path)
-    except PermissionError:
-        return "no permission to look at it"
-    except (OSError, ValueError):
-        return "no such file"
-    return "not a regular file"
 
 
 def _header_bytes(path: Path) -> tuple[bytes, int]:

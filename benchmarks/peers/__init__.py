@@ -18,14 +18,15 @@ class Peer(NamedTuple):
 
 
 _TOKENS = ("tokenizers", "numpy")
-_SENTENCE_TRANSFORMERS = (("sentence-transformers",), "import sentence_transformers")
+_SENTPOOL = ((*_TOKENS, "safetensors", "tqdm"), "from sentpool import SentenceEncoder")
+_SENTENCE_TRANSFORMERS = (("sentence-transformers",), "from sentence_transformers import SentenceTransformer")
 _ONNXRUNTIME = (("onnxruntime", *_TOKENS), "import onnxruntime, tokenizers, numpy")
 _CTRANSLATE2 = (("ctranslate2", *_TOKENS), "import ctranslate2, tokenizers, numpy")
-_FASTTEXTEMBED = (("fasttextembed",), "import fasttextembed")
+_FASTTEXTEMBED = (("fasttextembed",), "from fasttextembed import TextEmbedding")
 _OPENVINO = (("openvino", *_TOKENS), "import openvino, tokenizers, numpy")
 
 PEERS = (
-    Peer("sentpool", "sentpool", "fp32", ("tokenizers", "numpy", "safetensors", "tqdm"), "import sentpool", 0.0),
+    Peer("sentpool", "sentpool", "fp32", *_SENTPOOL, 0.0),
     Peer("onnxruntime", "onnxruntime", "fp32", *_ONNXRUNTIME, 1e-5),
     Peer("openvino", "openvino", "fp32", *_OPENVINO, 1e-5),
     Peer("ctranslate2", "ctranslate2", "fp32", *_CTRANSLATE2, 1e-5),
