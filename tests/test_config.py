@@ -187,7 +187,7 @@ def test_a_pipe_or_a_folder_in_its_place_is_not_opened(tmp_path):
     with pytest.raises(ModelFolderError, match="no such file"):
         EncoderConfig.read(tmp_path)
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(ModelFolderError, match="no such file"):
+    with pytest.raises(ModelFolderError, match="not a regular file"):
         EncoderConfig.read(tmp_path)
 
 
