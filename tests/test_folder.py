@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import random
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,39 +17,16 @@ from fabricate import (
     sentence_transformers_folder,
     write_json,
 )
+from folder_checks import MODES, edit_module, refused
 
 from sentpool import weights
 from sentpool.errors import ModelFolderError, SentpoolWarning
 from sentpool.folder import Dense, ModelFolder, Normalize, open_folder
 
-MODES = {
-    "cls": ("pooling_mode_cls_token", "cls"),
-    "max": ("pooling_mode_max_tokens", "max"),
-    "mean": ("pooling_mode_mean_tokens", "mean"),
-    "mean_sqrt_len": ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
-    "weighted_mean": ("pooling_mode_weightedmean_tokens", "weightedmean"),
-    "last_token": ("pooling_mode_lasttoken", "lasttoken"),
-}
-
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return sentence_transformers_folder(tmp_path / "model", head=(7, "Normalize"))
-
-
-def refused(folder: Path, match: str) -> str:
-    start = time.perf_counter()
-    with pytest.raises(ModelFolderError, match=match) as caught:
-        open_folder(folder)
-    assert time.perf_counter() - start < 5
-    return str(caught.value)
-
-
-def edit_module(folder: Path, number: int, **changes) -> None:
-    path = folder / "modules.json"
-    modules = json.loads(path.read_text())
-    modules[number] |= changes
-    write_json(path, modules)
 
 
 # What is read.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +14,14 @@ from fabricate import (
     write_json,
     write_safetensors,
 )
+from folder_checks import MODES, edit_module, refused
 
-from sentpool.errors import ModelFolderError
 from sentpool.folder import open_folder
-
-MODES = {
-    "cls": ("pooling_mode_cls_token", "cls"),
-    "max": ("pooling_mode_max_tokens", "max"),
-    "mean": ("pooling_mode_mean_tokens", "mean"),
-    "mean_sqrt_len": ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens"),
-    "weighted_mean": ("pooling_mode_weightedmean_tokens", "weightedmean"),
-    "last_token": ("pooling_mode_lasttoken", "lasttoken"),
-}
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     return sentence_transformers_folder(tmp_path / "model", head=(7, "Normalize"))
-
-
-def refused(folder: Path, match: str) -> str:
-    start = time.perf_counter()
-    with pytest.raises(ModelFolderError, match=match) as caught:
-        open_folder(folder)
-    assert time.perf_counter() - start < 5
-    return str(caught.value)
-
-
-def edit_module(folder: Path, number: int, **changes) -> None:
-    path = folder / "modules.json"
-    modules = json.loads(path.read_text())
-    modules[number] |= changes
-    write_json(path, modules)
 
 
 @pytest.mark.parametrize("name", MODES)

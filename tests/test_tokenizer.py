@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,29 +16,11 @@ from fabricate import (
     tokenizer_json,
     write_json,
 )
+from folder_checks import SENTENCES, read
 from tokenizers import Tokenizer
 
-from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, SentpoolWarning
 from sentpool.tokenizer import TextTokenizer
-
-SENTENCES = [
-    "The cat sat on the mat.",
-    "A BIG dog runs!",
-    "unhappy running",
-    "",
-    "   ",
-    "中文 and é",
-    "[CLS] the [SEP] cat[MASK]",
-    "ÉÉ e\u0301 \u0130",
-    "\0\x01\ufffd",
-    "a" * 101,
-    "the\u2028cat\x85sat\xa0on",
-]
-
-
-def read(path: Path, **options) -> TextTokenizer:
-    return TextTokenizer.read(path, EncoderConfig.read(path), **options)
 
 
 @pytest.fixture

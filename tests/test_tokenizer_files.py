@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from fabricate import (
@@ -19,29 +18,9 @@ from fabricate import (
     write_json,
     write_vocabulary,
 )
+from folder_checks import SENTENCES, read
 
-from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError
-from sentpool.tokenizer import TextTokenizer
-
-SENTENCES = [
-    "The cat sat on the mat.",
-    "A BIG dog runs!",
-    "unhappy running",
-    "",
-    "   ",
-    "中文 and é",
-    "[CLS] the [SEP] cat[MASK]",
-    "ÉÉ e\u0301 \u0130",
-    "\0\x01\ufffd",
-    "a" * 101,
-    "the\u2028cat\x85sat\xa0on",
-]
-
-
-def read(path: Path, **options) -> TextTokenizer:
-    return TextTokenizer.read(path, EncoderConfig.read(path), **options)
-
 
 ADDED_TOKEN = {"__type": "AddedToken", "content": "[CLS]"}
 
