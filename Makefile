@@ -60,8 +60,9 @@ format: $(VENV)/dev ## let ruff and clang-format rewrite the sources
 	@$(PY) -m ruff format $(PYTHON_FOLDERS)
 	@$(VENV)/bin/clang-format -i $(C_FILES)
 
-bench: build $(VENV)/demo ## the benchmarks (benchmarks/README.md)
-	@$(PY) benchmarks/bench_encode.py $(ARGS)
+bench: export SENTPOOL_KERNELS = 1
+bench: build $(VENV)/demo ## the benchmarks, about an hour (benchmarks/README.md)
+	@$(PY) benchmarks/run.py $(ARGS)
 
 wheel: python ## a wheel in dist/
 	@rm -rf build/lib* build/bdist*
