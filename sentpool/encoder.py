@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ from sentpool import _core, weights
 from sentpool.checks import one_of, positive_integer, sentence_list
 from sentpool.config_report import versions
 from sentpool.encoding_run import EncodeInfo, EncodingRun
-from sentpool.errors import shown
+from sentpool.errors import shown, warn
 from sentpool.folder import open_folder
 from sentpool.pooling import Pooling
 from sentpool.threads import resolve
@@ -69,6 +70,7 @@ class SentenceEncoder:
 
     def __init__(self, model_name_or_path: str | os.PathLike[str], *, pooling=None, device=None) -> None:
         _check_device(device)
+        _warn_if_slow()
         self.folder = open_folder(model_name_or_path)
         own = Pooling(self.folder.pooling_modes, self.folder.head, self.folder.include_prompt)
         self.pooling = own if pooling is None else pooling
@@ -389,6 +391,13 @@ class SentenceEncoder:
         if truncate_dim is not None and wanted > dimension:
             raise ValueError(f"truncate_dim is {wanted}; the embedding has only {dimension} dimensions")
         return min(wanted or dimension, dimension)
+
+
+@functools.cache
+def _warn_if_slow() -> None:
+    """Say once that this CPU has no fused multiply-add; silent where the user chose the kernels."""
+    if _core.config()["isa"] == "generic" and not os.environ.get("SENTPOOL_ISA"):
+        warn("this CPU has no AVX2 and FMA: results are the same, but computed in software, some fifty times slower")
 
 
 def _check_device(device: object) -> None:

@@ -219,6 +219,21 @@ def test_a_pickled_model_is_read_again(model):
     np.testing.assert_array_equal(other.encode(TEXTS), model.encode(TEXTS))
 
 
+def test_one_warning_where_only_software_can_fuse(model, monkeypatch):
+    from sentpool import encoder
+
+    monkeypatch.setattr(encoder._core, "config", lambda: {"isa": "generic"})
+    monkeypatch.delenv("SENTPOOL_ISA", raising=False)
+    encoder._warn_if_slow.cache_clear()
+    with pytest.warns(SentpoolWarning, match="no AVX2 and FMA") as warnings:
+        encoder._warn_if_slow()
+        encoder._warn_if_slow()
+    assert len(warnings) == 1
+    encoder._warn_if_slow.cache_clear()
+    monkeypatch.setenv("SENTPOOL_ISA", "generic")
+    encoder._warn_if_slow()
+
+
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 
