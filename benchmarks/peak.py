@@ -32,7 +32,7 @@ def timing_library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     loaded.fma_peak.restype = loaded.gemm_seconds.restype = ctypes.c_double
     loaded.fma_peak.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_double, ctypes.c_void_p)
-    loaded.gemm_seconds.argtypes = (*[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 5)
+    loaded.gemm_seconds.argtypes = (*[ctypes.c_void_p] * 5, *[ctypes.c_int64] * 6)
     return loaded
 
 
