@@ -136,12 +136,19 @@ void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t
 
 /* ---- model/model.c: a BERT encoder's weights ---------------------------------------------------------------------- */
 
+/* The descriptor of a layer: all that model/layer.c knows of it besides weights. What a further family of encoders does
+ * differently inside a layer becomes a field here. */
+struct sp_layer_kind {
+	int64_t hidden, heads, intermediate;
+	float norm_eps;
+	enum sp_activation activation;
+};
+
 struct sp_config {
 	int64_t vocab_size, max_positions, type_vocab_size;
-	int64_t hidden, layers, heads, intermediate;
 	int64_t position_offset; /* the first token's row of the position table */
-	float layer_norm_eps;
-	enum sp_activation activation;
+	int64_t layers;
+	struct sp_layer_kind layer; /* the same for all of them */
 };
 
 struct sp_layer_weights {

@@ -56,10 +56,10 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	int64_t N = run->most;
 	*w = (struct workspace){0};
 	w->offsets = sp_bytes((size_t)(max_chunk_sentences(run) + 1) * sizeof *w->offsets);
-	w->acts.ld_qkv = row_stride(3 * config->hidden);
-	w->acts.ld_hidden = row_stride(config->hidden);
-	w->acts.ld_inner = row_stride(config->intermediate);
-	int64_t scratch = sp_attention_scratch(run->longest, config->hidden / config->heads);
+	w->acts.ld_qkv = row_stride(3 * config->layer.hidden);
+	w->acts.ld_hidden = row_stride(config->layer.hidden);
+	w->acts.ld_inner = row_stride(config->layer.intermediate);
+	int64_t scratch = sp_attention_scratch(run->longest, config->layer.hidden / config->layer.heads);
 	int64_t buffers = N * (w->acts.ld_qkv + w->acts.ld_inner + 5 * w->acts.ld_hidden) + slack();
 	w->memory = sp_floats(scratch + (shared ? 0 : buffers));
 	if (!w->offsets || !w->memory)
@@ -123,7 +123,7 @@ static void encode_chunk(struct run *run, const struct workspace *w, const struc
 	for (int64_t l = 0; l < job->sink.last_layer; l++) {
 		if (stop(run, team, is_caller))
 			return;
-		sp_layer_forward(w->h, &w->acts, w->h, &model->layer[l], &model->config, chunk, team);
+		sp_layer_forward(w->h, &w->acts, w->h, &model->layer[l], &model->config.layer, chunk, team);
 		job->sink.take(&job->sink, team, chunk, l + 1, w->h, ld);
 	}
 }
@@ -168,7 +168,7 @@ static int plan(struct run *run)
 	run->together = threads > 1 &&
 	                (chunks < threads || (threads <= MAX_TEAM_SHARING && chunks < threads * CHUNKS_PER_THREAD));
 	if (run->together) {
-		int64_t nr = sp_runtime()->kernels->nr, panels = (job->model->config.hidden + nr - 1) / nr;
+		int64_t nr = sp_runtime()->kernels->nr, panels = (job->model->config.layer.hidden + nr - 1) / nr;
 		run->chunk_tokens = CHUNK_TOKENS;
 		threads = threads < panels ? threads : panels; /* more ranks than panels would idle */
 	}

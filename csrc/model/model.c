@@ -64,8 +64,8 @@ static int64_t size_of(char letter, const struct sp_config *config)
 	case 'V': return config->vocab_size;
 	case 'S': return config->max_positions;
 	case 'Y': return config->type_vocab_size;
-	case 'H': return config->hidden;
-	case 'F': return config->intermediate;
+	case 'H': return config->layer.hidden;
+	case 'F': return config->layer.intermediate;
 	}
 	return 0;
 }

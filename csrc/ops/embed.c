@@ -6,7 +6,7 @@ void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const 
 {
 	const struct sp_config *config = &model->config;
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	int64_t H = config->hidden, first, end, sentence = 0;
+	int64_t H = config->layer.hidden, first, end, sentence = 0;
 	sp_team_range(team, chunk->offsets[chunk->n], &first, &end);
 	for (int64_t row = first; row < end; row++) {
 		while (row >= chunk->offsets[sentence + 1])
@@ -17,5 +17,5 @@ void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const 
 	}
 	float *mine = y + first * ld;
 	kernels->add_layernorm(mine, ld, mine, ld, NULL, 0, model->embedding_norm, model->embedding_norm_bias,
-	                       config->layer_norm_eps, end - first, H);
+	                       config->layer.norm_eps, end - first, H);
 }

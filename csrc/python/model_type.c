@@ -47,17 +47,18 @@ static int check_config(const struct sp_config *c)
 	const int64_t wide = 1 << 20, tall = 1 << 26;
 	if (!check_size("vocab_size", c->vocab_size, 1, tall) ||
 	    !check_size("max_positions", c->max_positions, 1, tall) ||
-	    !check_size("type_vocab_size", c->type_vocab_size, 1, tall) || !check_size("hidden", c->hidden, 1, wide) ||
-	    !check_size("layers", c->layers, 1, MAX_LAYERS) || !check_size("heads", c->heads, 1, c->hidden) ||
-	    !check_size("intermediate", c->intermediate, 1, wide) ||
+	    !check_size("type_vocab_size", c->type_vocab_size, 1, tall) ||
+	    !check_size("hidden", c->layer.hidden, 1, wide) || !check_size("layers", c->layers, 1, MAX_LAYERS) ||
+	    !check_size("heads", c->layer.heads, 1, c->layer.hidden) ||
+	    !check_size("intermediate", c->layer.intermediate, 1, wide) ||
 	    !check_size("position_offset", c->position_offset, 0, c->max_positions - 1))
 		return 0;
-	if (c->hidden % c->heads != 0) {
+	if (c->layer.hidden % c->layer.heads != 0) {
 		PyErr_Format(PyExc_ValueError, "hidden is %lld; it must be a multiple of heads (%lld)",
-		             (long long)c->hidden, (long long)c->heads);
+		             (long long)c->layer.hidden, (long long)c->layer.heads);
 		return 0;
 	}
-	if (!isfinite(c->layer_norm_eps) || c->layer_norm_eps < 0) {
+	if (!isfinite(c->layer.norm_eps) || c->layer.norm_eps < 0) {
 		PyErr_SetString(PyExc_ValueError, "layer_norm_eps must be a finite number, 0 or more");
 		return 0;
 	}
@@ -78,9 +79,15 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	                                 &type_vocab_size, &hidden, &layers, &heads, &intermediate, &eps, &activation,
 	                                 &position_offset))
 		return NULL;
-	struct sp_config config = {vocab_size, max_positions, type_vocab_size, hidden,     layers,
-	                           heads,      intermediate,  position_offset, (float)eps, SP_GELU};
-	if (!check_config(&config) || !activation_from_name(activation, &config.activation))
+	struct sp_config config = {
+		.vocab_size = vocab_size,
+		.max_positions = max_positions,
+		.type_vocab_size = type_vocab_size,
+		.position_offset = position_offset,
+		.layers = layers,
+		.layer = {.hidden = hidden, .heads = heads, .intermediate = intermediate, .norm_eps = (float)eps},
+	};
+	if (!check_config(&config) || !activation_from_name(activation, &config.layer.activation))
 		return NULL;
 	ModelObject *self = (ModelObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
 	if (!self)
@@ -319,13 +326,13 @@ static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject 
 	}
 	if (!poolings_from_sequence(tokens, poolings))
 		goto cleanup;
-	npy_intp shape[] = {job.B, PyArray_DIM(layers, 0), n_poolings, config->hidden};
+	npy_intp shape[] = {job.B, PyArray_DIM(layers, 0), n_poolings, config->layer.hidden};
 	states = sp_array_new(4, shape, NPY_FLOAT32);
 	if (!states)
 		goto cleanup;
 
 	struct sp_pool_request request = {SP_FLOATS(states), SP_INT64S(layers), shape[1], poolings, n_poolings, skip};
-	job.sink = sp_pool_tokens_sink(&request, config->hidden);
+	job.sink = sp_pool_tokens_sink(&request, config->layer.hidden);
 	enum sp_status status = encode(&job);
 	if (status != SP_OK) {
 		Py_CLEAR(states);
@@ -353,11 +360,11 @@ static PyObject *model_hidden_states(ModelObject *self, PyObject *args, PyObject
 	    !job_from_arrays(self, ids_in, offsets_in, INT32_MAX, threads, &job, &ids, &offsets))
 		return NULL;
 	const struct sp_config *config = &self->model->config;
-	npy_intp shape[] = {config->layers + 1 - first_layer, PyArray_DIM(ids, 0), config->hidden};
+	npy_intp shape[] = {config->layers + 1 - first_layer, PyArray_DIM(ids, 0), config->layer.hidden};
 	PyArrayObject *hidden = sp_array_new(3, shape, NPY_FLOAT32);
 	if (hidden) {
 		struct sp_hidden_request request = {SP_FLOATS(hidden), shape[1], first_layer};
-		job.sink = sp_hidden_states_sink(&request, config->layers, config->hidden);
+		job.sink = sp_hidden_states_sink(&request, config->layers, config->layer.hidden);
 		enum sp_status status = encode(&job);
 		if (status != SP_OK) {
 			Py_CLEAR(hidden);
