@@ -397,7 +397,7 @@ class SentenceEncoder:
 def _warn_if_slow() -> None:
     """Say once that this CPU has no fused multiply-add; silent where the user chose the kernels."""
     if _core.config()["isa"] == "generic" and not os.environ.get("SENTPOOL_ISA"):
-        warn("this CPU has no AVX2 and FMA: results are the same, but computed in software, some fifty times slower")
+        warn("this CPU has no AVX2 and FMA: results are the same, but computed in software, which is slow")
 
 
 def _check_device(device: object) -> None:

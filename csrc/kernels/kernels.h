@@ -68,7 +68,7 @@ extern const struct sp_kernels sp_kernels_scalar, sp_kernels_generic;
 extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 #endif
 
-/* The kernels that panel.c, elementwise.c and reduce.c define once per instruction set; table.c gathers them. */
+/* The kernels that panel.c, dot.c, elementwise.c and reduce.c define once per instruction set; table.c gathers them. */
 #define SP_DECLARE_KERNELS(isa)                                                                                        \
 	void sp_panel_gemm_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,   \
 	                         int64_t m, int64_t n, int64_t k);                                                     \

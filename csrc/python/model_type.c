@@ -14,7 +14,7 @@ typedef struct {
 	int finished;
 } ModelObject;
 
-enum { MAX_LAYERS = 1000 };
+enum { MAX_LAYERS = 1024 }; /* as sentpool/config.py allows */
 
 /* ---- creation ------------------------------------------------------------------------------------------------------ */
 
