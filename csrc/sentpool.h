@@ -20,7 +20,8 @@ enum sp_status { SP_OK, SP_NO_MEMORY, SP_CANCELLED, SP_INVALID };
 
 /* ---- base/arena.c: the only allocator ---------------------------------------------------------------------- */
 
-/* `count` floats at a multiple of 64 bytes, uninitialised; NULL when memory is out or count overflows. */
+/* `count` floats at a multiple of 64 bytes, uninitialised; NULL when memory is out or count overflows. Large blocks lie
+ * in huge pages where the system offers them: weights are streamed through, and small pages cost some 5 % then. */
 float *sp_floats(int64_t count);
 /* The same, zeroed. */
 float *sp_zeros(int64_t count);
@@ -43,23 +44,30 @@ void sp_float_mode_leave(unsigned saved);
 
 /* ---- base/threads.c: our own threads ------------------------------------------------------------------------- */
 
-/* The ranks that work on one thing together; every op splits its outputs among them, never a sum. */
+/* The ranks that work on one thing together, step by step: every op splits its outputs among them, never a sum. */
 struct sp_team {
 	int rank, size;
-	struct sp_barrier *barrier;
+	struct sp_progress *progress; /* of all ranks; NULL for a team of one */
+	int64_t step;                 /* that this rank has come to */
+	int64_t held;                 /* outputs that this rank took and is computing */
 };
 
-enum { SP_MAX_THREADS = 256 }; /* of one job */
+enum {
+	SP_MAX_THREADS = 256, /* of one job */
+	SP_ROW_GRAIN = 4      /* rows of a cheap row by row operation worth a rank's while */
+};
 
 /* Once, before any thread: lets the child of a fork start afresh. */
 enum sp_status sp_threads_start(void);
 /* Run work(arg, team) on up to `threads` ranks, the caller being rank 0; returns when all have ended. Fewer ranks run
  * where threads cannot be had or the process already has twice as many workers as CPUs. */
-void sp_threads_run(int threads, void (*work)(void *arg, struct sp_team team), void *arg);
-/* All ranks of the team meet here. */
-void sp_team_wait(struct sp_team team);
-/* The part [*first, *end) of `count` outputs that this rank computes. */
-void sp_team_range(struct sp_team team, int64_t count, int64_t *first, int64_t *end);
+void sp_threads_run(int threads, void (*work)(void *arg, struct sp_team *team), void *arg);
+/* One step of the team's work: `count` outputs (fewer than 2^32), handed out at least `grain` at a time.
+ *     while (sp_team_take(team, count, grain, &first, &end))
+ *             compute outputs [first, end);
+ * Every rank goes through the same steps in the same order. The loop ends when all outputs are there, whoever computed
+ * them; a rank that is not running holds nothing, so nobody waits for it. Whoever took a range must come back. */
+int sp_team_take(struct sp_team *team, int64_t count, int64_t grain, int64_t *first, int64_t *end);
 
 /* ---- kernels/dispatch.c and gemm.c: which arithmetic runs; equal bits whichever it is ------------------------------ */
 
@@ -117,22 +125,22 @@ struct sp_matrix {
 struct sp_chunk;
 struct sp_model;
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
-                      struct sp_team team);
+                      struct sp_team *team);
 
 /* y[N, out] = f(x[N, in] W^T + bias); ranks split the columns. */
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, enum sp_activation f, int64_t N, struct sp_team team);
+                       const float *bias, enum sp_activation f, int64_t N, struct sp_team *team);
 
 /* y = LayerNorm(a + b), b may be NULL; ranks split the rows. */
 void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
-                          const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team team);
+                          const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team *team);
 
 /* Floats of scratch that one rank needs for sentences of up to T tokens. */
 int64_t sp_attention_scratch(int64_t T, int64_t d);
 /* context[N, H] = softmax(Q K^T / sqrt d) V per sentence and head, from qkv[N, 3H]; ranks split sentences x heads.
  * Rows of qkv must be followed by one panel's width of readable floats. */
 void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
-                          int64_t heads, int64_t d, float *scratch, struct sp_team team);
+                          int64_t heads, int64_t d, float *scratch, struct sp_team *team);
 
 /* ---- model/model.c: a BERT encoder's weights ---------------------------------------------------------------------- */
 
@@ -163,6 +171,7 @@ struct sp_model {
 	struct sp_matrix words, positions, types; /* row-major tables */
 	float *embedding_norm, *embedding_norm_bias;
 	struct sp_layer_weights *layer;
+	float *weights;  /* the memory of all of them */
 	int64_t *loaded; /* rows received so far, tensor by tensor (see sp_model_tensor) */
 };
 
@@ -192,7 +201,7 @@ struct sp_chunk {
 
 /* Whatever wants the layers gets each one as it is computed: h[N, H] with row stride ld, layer 0 = embedding output. */
 struct sp_sink {
-	void (*take)(const struct sp_sink *sink, struct sp_team team, const struct sp_chunk *chunk, int64_t layer,
+	void (*take)(const struct sp_sink *sink, struct sp_team *team, const struct sp_chunk *chunk, int64_t layer,
 	             const float *h, int64_t ld);
 	const void *request;
 	int64_t last_layer; /* nothing above it is computed */

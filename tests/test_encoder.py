@@ -381,7 +381,8 @@ def test_every_allocation_may_fail(model, tmp_path):
     expected = model.encode(TEXTS)
     assert failures(lambda: model.encode(TEXTS, threads=2)) >= 3
     np.testing.assert_array_equal(model.encode(TEXTS), expected)
-    assert failures(lambda: SentenceEncoder(model.folder.path)) >= 30
+    # the model, its layers, the counts of loaded rows, and one block for all weights
+    assert failures(lambda: SentenceEncoder(model.folder.path)) == 4
 
 
 def test_many_python_threads_share_a_model(model):

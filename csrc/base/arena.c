@@ -4,6 +4,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define CACHE_LINE ((size_t)64)
+#define HUGE_PAGE ((size_t)2 << 20)
 
 static _Atomic int64_t fail_after; /* 0: never */
 
@@ -26,8 +30,12 @@ float *sp_floats(int64_t count)
 {
 	if (count < 0 || count > INT64_MAX / 8 || must_fail())
 		return NULL;
-	size_t bytes = ((size_t)count * sizeof(float) + 63) / 64 * 64;
-	return aligned_alloc(64, bytes ? bytes : 64);
+	size_t bytes = (size_t)count * sizeof(float), align = bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
+	bytes = (bytes + align - 1) / align * align;
+	float *p = aligned_alloc(align, bytes ? bytes : align);
+	if (p && align == HUGE_PAGE)
+		madvise(p, bytes, MADV_HUGEPAGE); /* a wish: where it fails, small pages do */
+	return p;
 }
 
 float *sp_zeros(int64_t count)

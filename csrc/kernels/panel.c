@@ -11,8 +11,10 @@
 #include "kernels/kernels.h"
 #include "kernels/vec.h"
 
-/* Panels are read once per block of rows; fetching this far ahead hides main memory. */
+/* Panels are read once per block of rows; fetching this far ahead hides main memory. They go to the level-2 cache: in
+ * level 1 they would push out the rows of A that every panel reads again. */
 #define PREFETCH_FLOATS 4096
+#define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 
 /* Rows of A that share one pass over a panel: they must stay in the level-2 cache. */
 #define ROW_BLOCK 224
@@ -35,9 +37,9 @@ INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ld
 
 	for (int64_t p = 0; p < k; p++) {
 		const float *row = b + p * ldb;
-		__builtin_prefetch(row + PREFETCH_FLOATS);
+		PREFETCH(row + PREFETCH_FLOATS);
 #if VL == 16
-		__builtin_prefetch(row + PREFETCH_FLOATS + 16);
+		PREFETCH(row + PREFETCH_FLOATS + 16);
 #endif
 		vf b0 = v_load(row), b1 = v_load(row + VL);
 		UNROLL

@@ -101,16 +101,15 @@ static struct sp_chunk make_chunk(const struct run *run, int64_t *offsets, int64
 	return (struct sp_chunk){job->ids + token, offsets, end - first, first, token};
 }
 
-/* Only the calling thread polls; its team mates learn of it behind the barrier, so that all leave at the same layer. */
-static int stop(struct run *run, struct sp_team team, int is_caller)
+/* Only the calling thread polls. Ranks of a team may leave at different layers: nobody waits for those that left. */
+static int stop(struct run *run, int is_caller)
 {
 	if (is_caller && run->job->poll && run->job->poll(run->job->poll_arg))
 		atomic_store(&run->stopped, 1);
-	sp_team_wait(team);
 	return atomic_load(&run->stopped);
 }
 
-static void encode_chunk(struct run *run, const struct workspace *w, const struct sp_chunk *chunk, struct sp_team team,
+static void encode_chunk(struct run *run, const struct workspace *w, const struct sp_chunk *chunk, struct sp_team *team,
                          int is_caller)
 {
 	const struct sp_encode_job *job = run->job;
@@ -118,37 +117,35 @@ static void encode_chunk(struct run *run, const struct workspace *w, const struc
 	int64_t ld = w->acts.ld_hidden;
 
 	sp_embed_forward(w->h, ld, model, chunk, team);
-	sp_team_wait(team);
 	job->sink.take(&job->sink, team, chunk, 0, w->h, ld);
 	for (int64_t l = 0; l < job->sink.last_layer; l++) {
-		if (stop(run, team, is_caller))
+		if (stop(run, is_caller))
 			return;
 		sp_layer_forward(w->h, &w->acts, w->h, &model->layer[l], &model->config.layer, chunk, team);
 		job->sink.take(&job->sink, team, chunk, l + 1, w->h, ld);
 	}
 }
 
-static void work(void *arg, struct sp_team team)
+static void work(void *arg, struct sp_team *team)
 {
 	struct run *run = arg;
-	const struct workspace *own = &run->workspace[team.rank];
+	const struct workspace *own = &run->workspace[team->rank];
 	if (run->together) {
-		for (int64_t first = 0, end; first < run->job->B && !stop(run, team, team.rank == 0); first = end) {
+		for (int64_t first = 0, end; first < run->job->B && !stop(run, team->rank == 0); first = end) {
 			end = chunk_end(run, first);
 			struct sp_chunk chunk = make_chunk(run, own->offsets, first, end);
-			encode_chunk(run, own, &chunk, team, team.rank == 0);
-			sp_team_wait(team);
+			encode_chunk(run, own, &chunk, team, team->rank == 0);
 		}
 		return;
 	}
-	struct sp_team alone = {0, 1, NULL};
+	struct sp_team alone = {.size = 1};
 	int64_t first = atomic_load(&run->next);
-	while (first < run->job->B && !stop(run, alone, team.rank == 0)) {
+	while (first < run->job->B && !stop(run, team->rank == 0)) {
 		int64_t end = chunk_end(run, first);
 		if (!atomic_compare_exchange_weak(&run->next, &first, end))
 			continue; /* another rank took it; `first` now says where to go on */
 		struct sp_chunk chunk = make_chunk(run, own->offsets, first, end);
-		encode_chunk(run, own, &chunk, alone, team.rank == 0);
+		encode_chunk(run, own, &chunk, &alone, team->rank == 0);
 		first = atomic_load(&run->next);
 	}
 }

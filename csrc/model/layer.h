@@ -19,6 +19,6 @@ struct sp_layer_acts {
 
 /* out[N, H] = layer(x[N, H]), post-norm. out may be x. Every rank of the team calls it; it ends with all ranks done. */
 void sp_layer_forward(float *out, const struct sp_layer_acts *acts, const float *x, const struct sp_layer_weights *w,
-                      const struct sp_layer_kind *kind, const struct sp_chunk *chunk, struct sp_team team);
+                      const struct sp_layer_kind *kind, const struct sp_chunk *chunk, struct sp_team *team);
 
 #endif

@@ -35,7 +35,10 @@ static const struct entry table[] = {
 #undef LAYER_VECTOR
 };
 
-enum { ENTRIES = sizeof table / sizeof table[0] };
+enum {
+	ENTRIES = sizeof table / sizeof table[0],
+	ALIGNED_FLOATS = 16 /* every field starts at a cache line */
+};
 
 static int is_layer_entry(const struct entry *entry)
 {
@@ -105,22 +108,53 @@ static int blocks_in(const struct entry *entry)
 	return blocks;
 }
 
-/* Room for one field: a matrix in whole panels, zeros where a panel is not filled; or a vector. */
-static int allocate_field(struct sp_model *model, const struct entry *entry, int64_t layer)
+/* Outputs that are stored of a matrix, or elements of a vector: whole panels where they are packed. */
+static int64_t stored_rows(const struct entry *entry, const struct sp_config *config)
 {
-	int64_t nr = sp_runtime()->kernels->nr;
+	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, config);
+	return entry->kind == LAYER_WEIGHT ? (rows + nr - 1) / nr * nr : rows;
+}
+
+static int64_t stored_floats(const struct entry *entry, const struct sp_config *config)
+{
+	int64_t floats = stored_rows(entry, config) * (entry->cols ? size_of(entry->cols, config) : 1);
+	return (floats + ALIGNED_FLOATS - 1) / ALIGNED_FLOATS * ALIGNED_FLOATS;
+}
+
+/* Let a field be at `memory`. Whole panels are written while loading; the unfilled columns of the last need zeros. */
+static void place_field(struct sp_model *model, const struct entry *entry, int64_t layer, float *memory)
+{
+	void *field = field_of(model, entry, layer);
+	if (!entry->cols) {
+		*(float **)field = memory;
+		return;
+	}
 	int64_t rows = blocks_in(entry) * size_of(entry->rows, &model->config);
-	if (!entry->cols)
-		return (*(float **)field_of(model, entry, layer) = sp_zeros(rows)) != NULL;
-	struct sp_matrix *matrix = field_of(model, entry, layer);
-	matrix->rows = rows;
-	matrix->cols = size_of(entry->cols, &model->config);
-	/* whole panels are written while loading; only the unfilled columns of the last need zeros */
-	int64_t padded = entry->kind == LAYER_WEIGHT ? (rows + nr - 1) / nr * nr : rows;
-	matrix->data = sp_floats(padded * matrix->cols);
-	if (matrix->data && padded > rows)
-		memset(matrix->data + (padded - nr) * matrix->cols, 0, (size_t)(nr * matrix->cols) * sizeof(float));
-	return matrix->data != NULL;
+	int64_t cols = size_of(entry->cols, &model->config), nr = sp_runtime()->kernels->nr;
+	*(struct sp_matrix *)field = (struct sp_matrix){memory, rows, cols};
+	int64_t stored = stored_rows(entry, &model->config);
+	if (stored > rows)
+		memset(memory + (stored - nr) * cols, 0, (size_t)(nr * cols) * sizeof(float));
+}
+
+/* One block of memory for all weights, in the order in which they are used. */
+static int allocate_weights(struct sp_model *model)
+{
+	int64_t tensors = sp_model_tensor_count(model), layer, floats = 0;
+	for (int64_t i = 0; i < tensors; i++) {
+		const struct entry *entry = find(i, &layer);
+		floats += entry->block ? 0 : stored_floats(entry, &model->config);
+	}
+	model->weights = sp_floats(floats);
+	float *memory = model->weights;
+	for (int64_t i = 0; memory && i < tensors; i++) {
+		const struct entry *entry = find(i, &layer);
+		if (entry->block)
+			continue;
+		place_field(model, entry, layer, memory);
+		memory += stored_floats(entry, &model->config);
+	}
+	return model->weights != NULL;
 }
 
 enum sp_status sp_model_create(struct sp_model **out, struct sp_config config)
@@ -130,22 +164,14 @@ enum sp_status sp_model_create(struct sp_model **out, struct sp_config config)
 	if (!model)
 		return SP_NO_MEMORY;
 	*model = (struct sp_model){.config = config};
-	int64_t tensors = sp_model_tensor_count(model);
 	size_t layer_bytes = (size_t)config.layers * sizeof *model->layer;
+	size_t loaded_bytes = (size_t)sp_model_tensor_count(model) * sizeof *model->loaded;
 	model->layer = sp_bytes(layer_bytes);
-	model->loaded = sp_bytes((size_t)tensors * sizeof *model->loaded);
-	if (model->layer)
-		memset(model->layer, 0, layer_bytes);
-	int complete = model->layer && model->loaded;
-	for (int64_t i = 0; complete && i < tensors; i++) {
-		int64_t layer;
-		const struct entry *entry = find(i, &layer);
-		model->loaded[i] = 0;
-		if (entry->block == 0)
-			complete = allocate_field(model, entry, layer);
-	}
-	if (complete)
+	model->loaded = sp_bytes(loaded_bytes);
+	if (model->layer && model->loaded && allocate_weights(model)) {
+		memset(model->loaded, 0, loaded_bytes);
 		return SP_OK;
+	}
 	sp_model_free(model);
 	*out = NULL;
 	return SP_NO_MEMORY;
@@ -155,15 +181,7 @@ void sp_model_free(struct sp_model *model)
 {
 	if (!model)
 		return;
-	int64_t tensors = sp_model_tensor_count(model);
-	for (int64_t i = 0; model->layer && i < tensors; i++) {
-		int64_t layer;
-		const struct entry *entry = find(i, &layer);
-		if (entry->block != 0)
-			continue;
-		void *field = field_of(model, entry, layer);
-		sp_free(entry->cols ? ((struct sp_matrix *)field)->data : *(float **)field);
-	}
+	sp_free(model->weights);
 	sp_free(model->layer);
 	sp_free(model->loaded);
 	sp_free(model);

@@ -1,5 +1,5 @@
 /* pool_tokens.c: one vector per sentence, layer and pooling, taken while the layer is in the cache; and the sink that
- * keeps every token instead. Ranks split columns.
+ * keeps every token instead. Ranks split sentences.
  *
  *   cls          the first token               last_token     the last one
  *   mean         sum of tokens / T             mean_sqrt_len  sum of tokens / sqrt T
@@ -29,21 +29,21 @@ static void pool(float *y, enum sp_pooling pooling, const float *h, int64_t ld, 
 	}
 }
 
-static void pool_layer(const struct sp_pool_request *request, int64_t slot, struct sp_team team,
+static void pool_layer(const struct sp_pool_request *request, int64_t slot, struct sp_team *team,
                        const struct sp_chunk *chunk, const float *h, int64_t ld, int64_t H)
 {
 	int64_t first, end;
-	sp_team_range(team, H, &first, &end);
-	for (int64_t i = 0; i < chunk->n; i++) {
-		int64_t start = chunk->offsets[i] + request->skip, T = chunk->offsets[i + 1] - start;
-		int64_t row = ((chunk->first + i) * request->n_layers + slot) * request->n_poolings;
-		for (int64_t p = 0; p < request->n_poolings; p++)
-			pool(request->states + (row + p) * H + first, request->poolings[p], h + start * ld + first, ld,
-			     request->skip, T, end - first);
-	}
+	while (sp_team_take(team, chunk->n, 1, &first, &end))
+		for (int64_t i = first; i < end; i++) {
+			int64_t start = chunk->offsets[i] + request->skip, T = chunk->offsets[i + 1] - start;
+			int64_t row = ((chunk->first + i) * request->n_layers + slot) * request->n_poolings;
+			for (int64_t p = 0; p < request->n_poolings; p++)
+				pool(request->states + (row + p) * H, request->poolings[p], h + start * ld, ld,
+				     request->skip, T, H);
+		}
 }
 
-static void pool_take(const struct sp_sink *sink, struct sp_team team, const struct sp_chunk *chunk, int64_t layer,
+static void pool_take(const struct sp_sink *sink, struct sp_team *team, const struct sp_chunk *chunk, int64_t layer,
                       const float *h, int64_t ld)
 {
 	const struct sp_pool_request *request = sink->request;
@@ -60,17 +60,17 @@ struct sp_sink sp_pool_tokens_sink(const struct sp_pool_request *request, int64_
 	return (struct sp_sink){pool_take, request, last, H};
 }
 
-static void hidden_take(const struct sp_sink *sink, struct sp_team team, const struct sp_chunk *chunk, int64_t layer,
+static void hidden_take(const struct sp_sink *sink, struct sp_team *team, const struct sp_chunk *chunk, int64_t layer,
                         const float *h, int64_t ld)
 {
 	const struct sp_hidden_request *request = sink->request;
 	int64_t slot = layer - request->first_layer, first, end;
 	if (slot < 0)
 		return;
-	sp_team_range(team, chunk->offsets[chunk->n], &first, &end);
-	for (int64_t t = first; t < end; t++)
-		memcpy(request->hidden + (slot * request->N + chunk->token + t) * sink->H, h + t * ld,
-		       (size_t)sink->H * sizeof(float));
+	while (sp_team_take(team, chunk->offsets[chunk->n], SP_ROW_GRAIN, &first, &end))
+		for (int64_t t = first; t < end; t++)
+			memcpy(request->hidden + (slot * request->N + chunk->token + t) * sink->H, h + t * ld,
+			       (size_t)sink->H * sizeof(float));
 }
 
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H)

@@ -8,7 +8,10 @@
 #include <math.h>
 #include <stdatomic.h>
 
-enum { COLUMNS = 256 }; /* rows of b that one pass compares with a row of a: they stay in the cache for the next one */
+enum {
+	COLUMNS = 256, /* rows of b that one pass compares with a row of a: they stay in the cache for the next one */
+	ROWS = 16      /* rows of a that a rank takes at least */
+};
 
 static double dot(const float *x, const float *y, int64_t d)
 {
@@ -74,22 +77,24 @@ static void compare_row(const struct comparison *c, int64_t i, int64_t first, in
 	}
 }
 
+static int stop(struct comparison *c, const struct sp_team *team)
+{
+	if (team->rank == 0 && c->poll && c->poll(c->poll_arg))
+		atomic_store(&c->stopped, 1);
+	return atomic_load(&c->stopped);
+}
+
 /* Ranks split the rows of a; the calling thread polls. */
-static void compare(void *arg, struct sp_team team)
+static void compare(void *arg, struct sp_team *team)
 {
 	struct comparison *c = arg;
 	int64_t start, end;
-	sp_team_range(team, c->n, &start, &end);
-	for (int64_t first = 0; first < c->m; first += COLUMNS) {
-		int64_t count = c->m - first < COLUMNS ? c->m - first : COLUMNS;
-		for (int64_t i = start; i < end; i++) {
-			if (team.rank == 0 && c->poll && c->poll(c->poll_arg))
-				atomic_store(&c->stopped, 1);
-			if (atomic_load(&c->stopped))
-				return;
-			compare_row(c, i, first, count);
+	while (sp_team_take(team, c->n, ROWS, &start, &end))
+		for (int64_t first = 0; first < c->m; first += COLUMNS) {
+			int64_t count = c->m - first < COLUMNS ? c->m - first : COLUMNS;
+			for (int64_t i = start; i < end && !stop(c, team); i++)
+				compare_row(c, i, first, count);
 		}
-	}
 }
 
 static double *squared_norms(const float *x, int64_t n, int64_t d)

@@ -76,17 +76,18 @@ static void head_forward(float *context, int64_t ldc, struct head head, struct s
 }
 
 void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
-                          int64_t heads, int64_t d, float *scratch, struct sp_team team)
+                          int64_t heads, int64_t d, float *scratch, struct sp_team *team)
 {
 	int64_t nr = sp_runtime()->kernels->nr, H = heads * d, first, end;
 	struct scratch s = {scratch + nr, scratch + nr + d * nr, scratch};
-	sp_team_range(team, chunk->n * heads, &first, &end);
-	for (int64_t unit = first; unit < end; unit++) {
-		int64_t row = chunk->offsets[unit / heads], column = unit % heads * d;
-		const float *q = qkv + row * ld + column;
-		struct head head = {q, q + H, q + 2 * H, ld, chunk->offsets[unit / heads + 1] - row, d};
-		head_forward(context + row * ldc + column, ldc, head, s);
+	while (sp_team_take(team, chunk->n * heads, 1, &first, &end)) {
+		for (int64_t unit = first; unit < end; unit++) {
+			int64_t row = chunk->offsets[unit / heads], column = unit % heads * d;
+			const float *q = qkv + row * ld + column;
+			struct head head = {q, q + H, q + 2 * H, ld, chunk->offsets[unit / heads + 1] - row, d};
+			head_forward(context + row * ldc + column, ldc, head, s);
+		}
+		if (sp_runtime()->engine == SP_PANEL)
+			sp_count_panel_calls(2 * (end - first));
 	}
-	if (sp_runtime()->engine == SP_PANEL)
-		sp_count_panel_calls(2 * (end - first));
 }

@@ -2,20 +2,21 @@
 #include "sentpool.h"
 
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
-                      struct sp_team team)
+                      struct sp_team *team)
 {
 	const struct sp_config *config = &model->config;
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	int64_t H = config->layer.hidden, first, end, sentence = 0;
-	sp_team_range(team, chunk->offsets[chunk->n], &first, &end);
-	for (int64_t row = first; row < end; row++) {
-		while (row >= chunk->offsets[sentence + 1])
-			sentence++;
-		int64_t position = row - chunk->offsets[sentence] + config->position_offset;
-		kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * H, model->types.data,
-		                   model->positions.data + position * H, H);
+	int64_t H = config->layer.hidden, first, end;
+	while (sp_team_take(team, chunk->offsets[chunk->n], SP_ROW_GRAIN, &first, &end)) {
+		for (int64_t row = first, sentence = 0; row < end; row++) {
+			while (row >= chunk->offsets[sentence + 1])
+				sentence++;
+			int64_t position = row - chunk->offsets[sentence] + config->position_offset;
+			kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * H, model->types.data,
+			                   model->positions.data + position * H, H);
+		}
+		float *mine = y + first * ld;
+		kernels->add_layernorm(mine, ld, mine, ld, NULL, 0, model->embedding_norm, model->embedding_norm_bias,
+		                       config->layer.norm_eps, end - first, H);
 	}
-	float *mine = y + first * ld;
-	kernels->add_layernorm(mine, ld, mine, ld, NULL, 0, model->embedding_norm, model->embedding_norm_bias,
-	                       config->layer.norm_eps, end - first, H);
 }

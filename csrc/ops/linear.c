@@ -22,15 +22,10 @@ static void product(float *y, int64_t ldy, const float *x, int64_t ldx, const st
 			y[r * ldy + j] = y[r * ldy + j] + bias[j];
 }
 
-void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, enum sp_activation f, int64_t N, struct sp_team team)
+static void columns_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
+                            const float *bias, enum sp_activation f, int64_t N, int64_t first, int64_t end)
 {
 	const struct sp_runtime *runtime = sp_runtime();
-	int64_t nr = runtime->kernels->nr, out = weight->rows, first, end;
-	sp_team_range(team, (out + nr - 1) / nr, &first, &end);
-	first *= nr;
-	end = end * nr < out ? end * nr : out;
-
 	int64_t step = f == SP_IDENTITY ? end - first : ACTIVATION_COLUMNS;
 	for (int64_t col = first; col < end; col += step) {
 		int64_t stop = col + step < end ? col + step : end;
@@ -40,4 +35,12 @@ void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 	}
 	if (runtime->engine == SP_PANEL)
 		sp_count_panel_calls(1);
+}
+
+void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
+                       const float *bias, enum sp_activation f, int64_t N, struct sp_team *team)
+{
+	int64_t nr = sp_runtime()->kernels->nr, out = weight->rows, first, end;
+	while (sp_team_take(team, (out + nr - 1) / nr, 1, &first, &end))
+		columns_forward(y, ldy, x, ldx, weight, bias, f, N, first * nr, end * nr < out ? end * nr : out);
 }

@@ -1,9 +1,12 @@
 /* kernels_ext.c: the extension `sentpool._kernels`, for tests only: the addresses of every kernel of every instruction
- * set, so that tests can call them through ctypes on memory of their own making (guard pages, odd strides).
+ * set, so that tests can call them through ctypes on memory of their own making (guard pages, odd strides), and what else of
+ * the core has no other way in.
  */
 #define SP_IMPORT_ARRAY
 #include "python/binding.h"
 
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,7 +84,48 @@ static PyObject *gemm(PyObject *Py_UNUSED(module), PyObject *args)
 	return (PyObject *)c;
 }
 
+struct steps {
+	int32_t *computed; /* [steps][count]: how often each output was computed */
+	int64_t steps, count, grain;
+	int late; /* ranks from this one on begin when rank 0 has ended */
+	_Atomic int ended;
+};
+
+static void go_through_steps(void *arg, struct sp_team *team)
+{
+	struct steps *s = arg;
+	while (team->rank >= s->late && !atomic_load(&s->ended))
+		sched_yield();
+	for (int64_t step = 0, first, end; step < s->steps; step++) {
+		int32_t *before = step ? s->computed + (step - 1) * s->count : NULL;
+		while (sp_team_take(team, s->count, s->grain, &first, &end))
+			for (int64_t i = first; i < end; i++) /* only if the step before is complete */
+				s->computed[step * s->count + i] += before ? before[s->count - 1 - i] : 1;
+	}
+	if (team->rank == 0)
+		atomic_store(&s->ended, 1);
+}
+
+/* A team goes through steps whose outputs are 1 if all went well, ranks from `late` on after all the work is done. */
+static PyObject *steps(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	int threads;
+	struct steps s = {0};
+	if (!PyArg_ParseTuple(args, "iLLLi:steps", &threads, &s.steps, &s.count, &s.grain, &s.late))
+		return NULL;
+	npy_intp shape[] = {s.steps, s.count};
+	PyArrayObject *computed = (PyArrayObject *)PyArray_ZEROS(2, shape, NPY_INT32, 0);
+	if (!computed)
+		return NULL;
+	s.computed = PyArray_DATA(computed);
+	Py_BEGIN_ALLOW_THREADS
+	sp_threads_run(threads, go_through_steps, &s);
+	Py_END_ALLOW_THREADS
+	return (PyObject *)computed;
+}
+
 static PyMethodDef methods[] = {
+	{"steps", steps, METH_VARARGS, "steps(threads, steps, count, grain, late)\n--\n\nWhat a team computed."},
 	{"kernels", kernels, METH_O, "kernels(isa)\n--\n\nAddresses of the kernels of one instruction set, and nr."},
 	{"gemm", gemm, METH_VARARGS, "gemm(a, b)\n--\n\na @ b for float32 matrices of any strides."},
 	{NULL, NULL, 0, NULL}};
