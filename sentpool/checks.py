@@ -30,8 +30,10 @@ def positive_integer(name: str, value: object) -> int:
 
 def one_of(name: str, value: object, allowed: tuple) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
-    if not any(value is choice or (type(value) is type(choice) and value == choice) for choice in allowed):
-        raise ValueError(f"{name} is {shown(value)}; it must be {' or '.join(map(repr, allowed))}")
+    for choice in allowed:
+        if value is choice or (type(value) is type(choice) and value == choice):
+            return
+    raise ValueError(f"{name} is {shown(value)}; it must be {' or '.join(map(repr, allowed))}")
 
 
 def sentence_list(sentences: object) -> tuple[list[str], bool]:

@@ -32,12 +32,10 @@ class EncodingRun:
         self.prompt, self.batch_size, self.threads = prompt, batch_size, threads
         self.on_truncate, self.show_progress_bar = on_truncate, show_progress_bar
         first_seen = dict.fromkeys(texts)
-        self.unique = list(first_seen)
-        for position, text in enumerate(self.unique):
-            first_seen[text] = position
-        repeated = len(self.unique) < len(texts)
-        self.positions = np.array([first_seen[text] for text in texts], dtype=np.int64) if repeated else None
-        self.texts = texts
+        self.texts, self.unique, self.positions = texts, list(first_seen), None
+        if len(self.unique) < len(texts):
+            first_seen = {text: position for position, text in enumerate(self.unique)}
+            self.positions = np.array([first_seen[text] for text in texts], dtype=np.int64)
         self._lengths = np.zeros(len(self.unique), dtype=np.int64)
         self._truncated = np.zeros(len(self.unique), dtype=bool)
 
@@ -110,7 +108,7 @@ class EncodingRun:
         return stop
 
     def _note(self, start: int, stop: int, batch) -> None:
-        self._lengths[start:stop] = np.diff(batch.offsets)
+        self._lengths[start:stop] = batch.offsets[1:] - batch.offsets[:-1]
         self._truncated[start:stop] = batch.truncated
         if self.on_truncate == "raise" and batch.truncated.any():
             index = self.texts.index(self.unique[start + int(np.argmax(batch.truncated))])
@@ -130,7 +128,10 @@ class EncodingRun:
 
     def _bar(self):
         show = self.show_progress_bar
-        if sys.stderr is None or show is False or (show is None and not _somebody_looks()):
+        if sys.stderr is None or show is False:
+            return None
+        # A single block moves no bar before it is done.
+        if show is None and (self._block_end(0) == len(self.unique) or not _somebody_looks()):
             return None
         from tqdm.auto import tqdm
 

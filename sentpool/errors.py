@@ -5,8 +5,6 @@ from __future__ import annotations
 import reprlib
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -39,12 +37,15 @@ def warn(message: str) -> None:
     warnings.warn(message, SentpoolWarning, stacklevel=level)
 
 
-@contextmanager
-def panics_raise(error: type[Exception], message: str) -> Iterator[None]:
+class panics_raise:
     """Turn a panic of a Rust library, which is no `Exception` and would pass every handler, into `error`."""
-    try:
-        yield
-    except BaseException as panic:
-        if type(panic).__name__ != "PanicException":
-            raise
-        raise error(f"{message}: {panic}") from panic
+
+    def __init__(self, error: type[Exception], message: str) -> None:
+        self.error, self.message = error, message
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, panic, traceback) -> None:
+        if kind is not None and kind.__name__ == "PanicException":
+            raise self.error(f"{self.message}: {panic}") from panic

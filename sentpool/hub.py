@@ -91,4 +91,4 @@ def _fetch(name: str) -> Path:
     except Exception as error:
         raise FileNotFoundError(
             f"no model folder {shown(name)}, and the Hugging Face hub does not give it: {error}"
-        ) from error
+        ) from None  # that library's own tracebacks fill pages
