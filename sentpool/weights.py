@@ -4,43 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from sentpool.architectures import is_leftover
 from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, shown, warn
 from sentpool.fields import Fields, is_there
 from sentpool.tensor_file import StoredTensor, read_header
+from sentpool.torch_file import read_torch_header
 
-SINGLE_FILE = "model.safetensors"
-SHARD_INDEX = "model.safetensors.index.json"
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+class _Format(NamedTuple):
+    """A kind of weight files: the name of a single one, and what lists the tensors of one."""
+
+    single_file: str
+    read_header: Callable[[Path], dict[str, StoredTensor]]
+
+    @property
+    def shard_index(self) -> str:
+        return f"{self.single_file}.index.json"
+
+    @property
+    def suffix(self) -> str:
+        return os.path.splitext(self.single_file)[1]
+
+
+# The first that a folder has counts: the same weights are often there in both.
+_FORMATS = (_Format("model.safetensors", read_header), _Format("pytorch_model.bin", read_torch_header))
 
 _LISTED = 4
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: the single one, else those that the index names.
+    """The weight files of a folder, safetensors before torch's: the single one, else those that the index names.
 
     Raises
     ------
     ModelFolderError
-        If there are none; where only pickled weights are, the message says how to convert them.
+        If there are none.
     """
-    if is_there(folder / SINGLE_FILE):
-        return [folder / SINGLE_FILE]
-    if is_there(folder / SHARD_INDEX):
-        names = sorted({file for _, file in _weight_map(folder / SHARD_INDEX)})
-        return [folder / name for name in names]
-    for name in PICKLED:
-        if is_there(folder / name):
-            raise ModelFolderError(
-                f"{folder / name}: pickled weights can run code when opened and are not read; "
-                f"convert them once, where transformers is installed: "
-                f"AutoModel.from_pretrained(folder).save_pretrained(folder)"
-            )
-    raise ModelFolderError(f"{folder}: no weights: neither {SINGLE_FILE} nor {SHARD_INDEX} is there")
+    return _files(*_source(folder))
 
 
 def stamp(path: Path) -> tuple[int, int] | None:
@@ -67,20 +72,20 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     Raises
     ------
     ModelFolderError
-        If a file is no whole safetensors file, if two hold the same name, or if the index promises a tensor
-        that its file does not hold.
+        If a file is no whole file of its format, if two hold the same name, or if the index promises a tensor that
+        its file does not hold.
     """
+    kind, source = _source(folder)
     tensors: dict[str, StoredTensor] = {}
-    for path in weight_files(folder):
-        for name, tensor in read_header(path).items():
+    for path in _files(kind, source):
+        for name, tensor in kind.read_header(path).items():
             if name in tensors:
                 raise ModelFolderError(f"{path}: tensor {shown(name)} is in {tensors[name].path.name} too")
             tensors[name] = tensor
-    index = folder / SHARD_INDEX
-    if is_there(index) and not is_there(folder / SINGLE_FILE):
-        for name, file in _weight_map(index):
+    if source.name == kind.shard_index:
+        for name, file in _weight_map(kind, source):
             if name not in tensors or tensors[name].path.name != file:
-                raise ModelFolderError(f"{index}: tensor {shown(name)} is not in {file}")
+                raise ModelFolderError(f"{source}: tensor {shown(name)} is not in {file}")
     return tensors
 
 
@@ -113,7 +118,7 @@ def match(folder: Path, config: EncoderConfig) -> tuple[dict[str, StoredTensor],
         else:
             (leftovers if is_leftover(name) else unknown).append(stored.name)
 
-    where = folder / SINGLE_FILE if is_there(folder / SINGLE_FILE) else folder / SHARD_INDEX
+    _, where = _source(folder)
     missing = [name for name in shapes if name not in found]
     if missing:
         raise ModelFolderError(
@@ -161,15 +166,31 @@ def load_into(core, folder: Path, config: EncoderConfig) -> None:
                 raise ModelFolderError(f"{stored.path}: {error}") from error
 
 
-def _weight_map(index: Path) -> Iterable[tuple[str, str]]:
+def _source(folder: Path) -> tuple[_Format, Path]:
+    """The format of a folder's weights, and the file to begin with: the single one, else the index."""
+    for kind in _FORMATS:
+        for name in (kind.single_file, kind.shard_index):
+            if is_there(folder / name):
+                return kind, folder / name
+    singles = " nor ".join(kind.single_file for kind in _FORMATS)
+    raise ModelFolderError(f"{folder}: no weights: neither {singles} nor an index of either (….index.json) is there")
+
+
+def _files(kind: _Format, source: Path) -> list[Path]:
+    if source.name == kind.single_file:
+        return [source]
+    return [source.parent / name for name in sorted({file for _, file in _weight_map(kind, source)})]
+
+
+def _weight_map(kind: _Format, index: Path) -> Iterable[tuple[str, str]]:
     """The pairs (tensor, file) of a shard index; a file is a plain name inside the same folder."""
     weight_map = Fields.read(index).object("weight_map")
     if not weight_map.values:
         raise ModelFolderError(f"{index}: field 'weight_map' is missing or empty; expected tensors and their files")
     for name in weight_map.values:
         file = weight_map.string(name)
-        if not file.endswith(".safetensors") or "/" in file or "\\" in file or "\0" in file:
-            raise weight_map.error(name, "the name of a .safetensors file in the same folder")
+        if not file.endswith(kind.suffix) or "/" in file or "\\" in file or "\0" in file:
+            raise weight_map.error(name, f"the name of a {kind.suffix} file in the same folder")
         yield name, file
 
 
