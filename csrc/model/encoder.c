@@ -29,10 +29,16 @@ struct run {
 	int64_t chunk_tokens;        /* a chunk has more only if it is one long sentence */
 	int64_t longest;             /* tokens of the longest sentence */
 	int64_t most;                /* tokens of the largest chunk */
+	int64_t threads;
 	int together;
 	_Atomic int64_t next; /* the first sentence nobody has taken */
 	_Atomic int stopped;
 };
+
+static int64_t within(int64_t low, int64_t value, int64_t high)
+{
+	return value < low ? low : value > high ? high : value;
+}
 
 static int64_t row_stride(int64_t n)
 {
@@ -82,12 +88,16 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	return SP_OK;
 }
 
-/* The sentence after the chunk that starts at `first`. */
+/* The sentence after the chunk that starts at `first`. Where ranks take whole chunks, the last ones are smaller, so that
+ * no rank idles long while another finishes. */
 static int64_t chunk_end(const struct run *run, int64_t first)
 {
 	const struct sp_encode_job *job = run->job;
-	int64_t end = first + 1, most = first + max_chunk_sentences(run);
-	while (end < job->B && end < most && job->offsets[end + 1] - job->offsets[first] <= run->chunk_tokens)
+	int64_t end = first + 1, most = first + max_chunk_sentences(run), tokens = run->chunk_tokens;
+	if (!run->together)
+		tokens = within(MIN_CHUNK_TOKENS, (job->offsets[job->B] - job->offsets[first]) / (2 * run->threads),
+		                tokens);
+	while (end < job->B && end < most && job->offsets[end + 1] - job->offsets[first] <= tokens)
 		end++;
 	return end;
 }
@@ -160,7 +170,7 @@ static int plan(struct run *run)
 			run->longest = job->offsets[i + 1] - job->offsets[i];
 
 	int64_t share = tokens / (threads * CHUNKS_PER_THREAD);
-	run->chunk_tokens = share < MIN_CHUNK_TOKENS ? MIN_CHUNK_TOKENS : share > CHUNK_TOKENS ? CHUNK_TOKENS : share;
+	run->chunk_tokens = within(MIN_CHUNK_TOKENS, share, CHUNK_TOKENS);
 	int64_t chunks = tokens / run->chunk_tokens < job->B ? tokens / run->chunk_tokens : job->B;
 	run->together = threads > 1 &&
 	                (chunks < threads || (threads <= MAX_TEAM_SHARING && chunks < threads * CHUNKS_PER_THREAD));
@@ -169,6 +179,7 @@ static int plan(struct run *run)
 		run->chunk_tokens = CHUNK_TOKENS;
 		threads = threads < panels ? threads : panels; /* more ranks than panels would idle */
 	}
+	run->threads = threads;
 	run->most = run->chunk_tokens < tokens ? run->chunk_tokens : tokens;
 	run->most = run->most > run->longest ? run->most : run->longest;
 	return (int)threads;
