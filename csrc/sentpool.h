@@ -245,6 +245,31 @@ struct sp_hidden_request {
 };
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H);
 
+/* ---- model/pool_layers.c: one vector per layer becomes one vector ------------------------------------------------------ */
+
+/* One vector per sentence and layer: state (i, l) begins at data[i * ld_sentence + l * ld_layer]. */
+struct sp_layer_rows {
+	const float *data;
+	int64_t ld_sentence, ld_layer;
+};
+
+/* y[n, H] = sum over l < count of weights[l] * state (i, index[l]), divided by divisor. */
+void sp_mix_layers_forward(float *y, struct sp_layer_rows states, const int64_t *index, const float *weights,
+                           int64_t count, float divisor, int64_t n, int64_t H);
+
+/* Layer-wise attention (Oh et al. 2022, equations in pool_layers.c). The weights are [H, H], rows are outputs. */
+struct sp_layer_attention {
+	const float *query, *key, *value;
+	float slope; /* of RReLU below zero; 11/48 at inference */
+	int64_t H;
+};
+
+/* u[n, H], and weights[n, layers], the mean attention that each layer gets. u may be NULL. sources and targets have
+ * `layers` states each. */
+enum sp_status sp_layer_attention_forward(float *u, float *weights, const struct sp_layer_attention *attention,
+                                          struct sp_layer_rows sources, struct sp_layer_rows targets, int64_t n,
+                                          int64_t layers, int threads);
+
 /* ---- model/head.c, model/similarity.c: after the pooling --------------------------------------------------------------- */
 
 /* y[n, out] = f(x[n, in] W[out, in]^T + bias[out]); bias may be NULL. */

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from sentpool._version import __version__
 
 if TYPE_CHECKING:
-    from sentpool import evaluation
+    from sentpool import evaluation, pooling
     from sentpool.config_report import show_config
-    from sentpool.encoder import EncodeInfo, LayerStates, SentenceEncoder
+    from sentpool.encoder import EncodeInfo, SentenceEncoder
     from sentpool.errors import ModelFolderError, SentpoolWarning
+    from sentpool.layer_states import LayerStates
     from sentpool.pooling import Pooling
     from sentpool.threads import get_num_threads, set_num_threads
 
@@ -25,6 +26,7 @@ __all__ = [
     "__version__",
     "evaluation",
     "get_num_threads",
+    "pooling",
     "set_num_threads",
     "show_config",
 ]
@@ -33,7 +35,7 @@ __all__ = [
 # core does not load, and answer `--version` without it.
 _HOMES = {
     "EncodeInfo": "sentpool.encoder",
-    "LayerStates": "sentpool.encoder",
+    "LayerStates": "sentpool.layer_states",
     "ModelFolderError": "sentpool.errors",
     "Pooling": "sentpool.pooling",
     "SentenceEncoder": "sentpool.encoder",
@@ -45,7 +47,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    if name in ("_core", "evaluation"):
+    if name in ("_core", "evaluation", "pooling"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,7 +6,6 @@ import functools
 import html
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,29 +15,10 @@ from sentpool.config_report import versions
 from sentpool.encoding_run import EncodeInfo, EncodingRun
 from sentpool.errors import shown, warn
 from sentpool.folder import open_folder
-from sentpool.pooling import Pooling
+from sentpool.layer_states import LayerStates, StatesFile
+from sentpool.pooling import Pooling, SbertWk, names
+from sentpool.pooling.layers import token_poolings
 from sentpool.threads import resolve
-
-
-class LayerStates(NamedTuple):
-    """Token poolings of every layer.
-
-    Attributes
-    ----------
-    array : ndarray, float32, shape (n, L + 1, P, H)
-        Layer 0 is the embedding output.
-    tokens : tuple of str
-        The P token poolings.
-    layers : tuple of int
-        0 … L.
-    lengths : ndarray, int64, shape (n,)
-        Tokens per sentence, special tokens included.
-    """
-
-    array: np.ndarray
-    tokens: tuple[str, ...]
-    layers: tuple[int, ...]
-    lengths: np.ndarray
 
 
 class SentenceEncoder:
@@ -72,8 +52,7 @@ class SentenceEncoder:
         _check_device(device)
         _warn_if_slow()
         self.folder = open_folder(model_name_or_path)
-        own = Pooling(self.folder.pooling_modes, self.folder.head, self.folder.include_prompt)
-        self.pooling = own if pooling is None else pooling
+        self.pooling = self.folder.pooling if pooling is None else pooling
         self._core = _core.Model(**self.folder.config.core_arguments())
         weights.load_into(self._core, self.folder.transformer_path, self.folder.config)
         self._core.finish()
@@ -97,7 +76,7 @@ class SentenceEncoder:
 
     @pooling.setter
     def pooling(self, value) -> None:
-        self._pooling = Pooling.from_name(value)
+        self._pooling = self._checked_pooling(value)
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -125,7 +104,7 @@ class SentenceEncoder:
 
     def get_sentence_embedding_dimension(self) -> int:
         """How many numbers `encode` gives per sentence."""
-        dimension = self.pooling.dimension(self.hidden_size)
+        dimension = self.pooling.dimension(self.hidden_size, self.n_layers)
         return min(dimension, self.folder.truncate_dim or dimension)
 
     def provenance(self) -> dict:
@@ -245,7 +224,7 @@ class SentenceEncoder:
             )
         one_of("precision", precision, ("float32",))
         one_of("output_value", output_value, ("sentence_embedding", "token_embeddings"))
-        chosen = self.pooling if pooling is None else Pooling.from_name(pooling)
+        chosen = self.pooling if pooling is None else self._checked_pooling(pooling)
         texts, single = sentence_list(sentences)
         run = self._run(texts, prompt, prompt_name, batch_size, threads, show_progress_bar, on_truncate)
         if output_value == "token_embeddings":
@@ -264,14 +243,33 @@ class SentenceEncoder:
         return vectors if convert_to_numpy else list(vectors)
 
     def _pooled(self, run: EncodingRun, pooling: Pooling, normalize: bool, truncate_dim: int | None) -> np.ndarray:
-        kept = self._kept_dimensions(truncate_dim, pooling.dimension(self.hidden_size))
+        kept = self._kept_dimensions(truncate_dim, pooling.dimension(self.hidden_size, self.n_layers))
 
-        def finish(states: np.ndarray) -> np.ndarray:
-            embeddings = pooling.forward(states)[:, :kept]
+        def finish(embeddings: np.ndarray) -> np.ndarray:
+            embeddings = embeddings[:, :kept]
             return _core.normalize(embeddings) if normalize else embeddings
 
-        layers = pooling.layers(self.n_layers)
-        return run.pooled(layers, pooling.tokens, (kept,), finish, skip_prompt=not pooling.include_prompt)
+        skip_prompt = not pooling.include_prompt
+        layers = pooling.needed_layers(self.n_layers)
+        if isinstance(pooling.layers, SbertWk):
+            window = pooling.layers.window
+            return run.sbert_wk(
+                layers[0], window, (kept,), lambda vectors: finish(pooling.apply_head(vectors)), skip_prompt=skip_prompt
+            )
+        return run.pooled(
+            layers,
+            pooling.tokens,
+            (kept,),
+            lambda states: finish(pooling.forward(states, run.threads)),
+            skip_prompt=skip_prompt,
+        )
+
+    def _checked_pooling(self, value) -> Pooling:
+        """A pooling that fits this encoder; a name whose parameters the folder holds means the folder's."""
+        own = self.folder.pooling
+        pooling = own if isinstance(value, str) and names.is_called(own, value) else Pooling.from_name(value)
+        pooling.dimension(self.hidden_size, self.n_layers)
+        return pooling
 
     def encode_with_info(self, sentences, **options) -> tuple[np.ndarray | list[np.ndarray], EncodeInfo]:
         """As `encode`, and an `EncodeInfo` about truncation and the number of tokens."""
@@ -289,6 +287,7 @@ class SentenceEncoder:
         show_progress_bar: bool | None = None,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        out=None,
     ) -> LayerStates:
         """Token poolings of every layer from one pass; hidden states are never piled up.
 
@@ -301,19 +300,59 @@ class SentenceEncoder:
             where the model's own pooling leaves them out.
         batch_size, threads, show_progress_bar, prompt, prompt_name
             As in `encode`.
+        out : str or Path, optional
+            A file for states that do not fit into memory: they are written there as they are computed, and `.array` is
+            the file's, mapped read-only. `LayerStates.load` opens it again. It gets its name when it is whole.
 
         Returns
         -------
         LayerStates
             `.array` has shape (n, L + 1, len(tokens), H).
         """
-        wanted = Pooling.from_name(tokens, "tokens").tokens
+        wanted = token_poolings(tokens)
         run = self._run(sentence_list(sentences)[0], prompt, prompt_name, batch_size, threads, show_progress_bar)
         layers = tuple(range(self.n_layers + 1))
         shape = (len(layers), len(wanted), self.hidden_size)
         skip_prompt = not self.pooling.include_prompt
-        array = run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt)
-        return LayerStates(array, wanted, layers, run.lengths())
+        if out is None:
+            array = run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt)
+            return LayerStates(array, wanted, layers, run.lengths())
+        with StatesFile(out, (len(run.texts), *shape), wanted, layers) as file:
+            run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt, out=file.array)
+            file.close_with(run.lengths())
+        return LayerStates.load(out, mmap=True)
+
+    def layer_weights(self, sentences, *, pooling=None, **options) -> np.ndarray:
+        """With which weight each layer enters a sentence's vector.
+
+        Parameters
+        ----------
+        sentences : str or iterable of str
+        pooling : optional
+            Instead of the model's.
+        **options
+            As for `layer_states`.
+
+        Returns
+        -------
+        ndarray, float32, shape (n, L + 1)
+            For `LayerAttention` ā (Oh et al. 2022), the mean over sources of the attention that each layer gets; for
+            other poolings what they say, 0 for layers that they leave out.
+        """
+        chosen = self.pooling if pooling is None else self._checked_pooling(pooling)
+        needed = chosen.needed_layers(self.n_layers)
+        run = self._run(sentence_list(sentences)[0], **options)
+        index = range(len(needed))
+
+        def finish(states: np.ndarray) -> np.ndarray:
+            views = [states[:, :, p] for p in range(states.shape[2])]
+            weights = np.zeros((len(states), self.n_layers + 1), np.float32)
+            for layer, column in zip(needed, chosen.layers.layer_weights(views, index, run.threads).T, strict=True):
+                weights[:, layer] += column
+            return weights
+
+        shape = (self.n_layers + 1,)
+        return run.pooled(needed, chosen.tokens, shape, finish, skip_prompt=not chosen.include_prompt)
 
     def hidden_states(
         self, sentences, *, threads: int | None = None, prompt: str | None = None, prompt_name: str | None = None
@@ -332,7 +371,14 @@ class SentenceEncoder:
         return states[0] if single else states
 
     def _run(
-        self, texts, prompt, prompt_name, batch_size=32, threads=None, show_progress_bar=False, on_truncate="ignore"
+        self,
+        texts,
+        prompt=None,
+        prompt_name=None,
+        batch_size=32,
+        threads=None,
+        show_progress_bar=False,
+        on_truncate="ignore",
     ) -> EncodingRun:
         return EncodingRun(
             self._core,

@@ -39,10 +39,11 @@ class EncodingRun:
         self._lengths = np.zeros(len(self.unique), dtype=np.int64)
         self._truncated = np.zeros(len(self.unique), dtype=bool)
 
-    def pooled(self, layers, tokens, shape, finish, *, skip_prompt=False) -> np.ndarray:
-        """`finish` applied to each block's states (b, layers, tokens, H), gathered as (n, *shape) float32."""
+    def pooled(self, layers, tokens, shape, finish, *, skip_prompt=False, out=None) -> np.ndarray:
+        """`finish` applied to each block's states (b, layers, tokens, H), gathered as (n, *shape) float32 in `out`."""
         skip = self.tokenizer.count(self.prompt) if skip_prompt and self.prompt else 0
-        out = np.empty((len(self.unique), *shape), dtype=np.float32)
+        out = np.empty((len(self.texts), *shape), dtype=np.float32) if out is None else out
+        givers = None if self.positions is None else np.argsort(self.positions, kind="stable")
         for start, stop, batch in self._blocks():
             states = self.core.layer_states(
                 batch.ids,
@@ -55,8 +56,13 @@ class EncodingRun:
             )
             rows = finish(states)
             self._check_finite(rows, start)
-            out[start:stop] = rows
-        return out if self.positions is None else out[self.positions]
+            if givers is None:
+                out[start:stop] = rows
+            else:
+                first, end = np.searchsorted(self.positions, (start, stop), sorter=givers)
+                texts = givers[first:end]
+                out[texts] = rows[self.positions[texts] - start]
+        return out
 
     def hidden_states(self, first_layer: int = 0) -> list[np.ndarray]:
         """One array (L + 1 - first_layer, T, H) per text."""

@@ -11,7 +11,9 @@ from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, warn
 from sentpool.fields import Fields, is_there
 from sentpool.hub import model_folder
-from sentpool.modules import Dense, Normalize, module_list, read_dense, read_normalize, read_pooling
+from sentpool.modules import module_list, read_dense, read_normalize, read_pooling
+from sentpool.pooling import Pooling
+from sentpool.pooling.head import HeadModule
 from sentpool.tokenizer import TextTokenizer
 
 MODULES_FILE = "modules.json"
@@ -38,12 +40,8 @@ class ModelFolder:
     ----------
     path, transformer_path
         The folder, and the one of its encoder, which may be the same.
-    pooling_modes
-        Of "cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token": concatenated in this order.
-    include_prompt
-        Whether the tokens of a prompt are pooled too.
-    head
-        What follows the pooling, in order.
+    pooling
+        What follows the encoder.
     prompts, default_prompt_name, similarity_fn_name, truncate_dim
         As in `config_sentence_transformers.json`.
     weight_stamps
@@ -54,9 +52,7 @@ class ModelFolder:
     transformer_path: Path
     config: EncoderConfig
     tokenizer: TextTokenizer
-    pooling_modes: tuple[str, ...] = ("mean",)
-    include_prompt: bool = True
-    head: tuple[Dense | Normalize, ...] = ()
+    pooling: Pooling = Pooling("mean")
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
@@ -138,7 +134,7 @@ def _open_sentence_transformers(root: Path) -> ModelFolder:
         do_lower_case=settings.boolean("do_lower_case", False),
     )
     modes, include_prompt = read_pooling(Fields.read(pooling / "config.json"), config.hidden_size)
-    head: list[Dense | Normalize] = []
+    head: list[HeadModule] = []
     width = config.hidden_size * len(modes)
     for kind, path in modules[2:]:
         if kind == "Dense":
@@ -152,9 +148,7 @@ def _open_sentence_transformers(root: Path) -> ModelFolder:
         transformer,
         config,
         tokenizer,
-        modes,
-        include_prompt,
-        tuple(head),
+        Pooling(modes, head, include_prompt),
         weight_stamps=stamps,
         **_model_settings(Fields.read_if_there(root / "config_sentence_transformers.json"), width),
     )

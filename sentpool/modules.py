@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
 from sentpool.errors import ModelFolderError, shown
 from sentpool.fields import Fields, read_json
+from sentpool.pooling import Dense, Normalize
 from sentpool.weights import stored_tensors
 
 # Pooling modes in sentence-transformers' names, in the order in which it concatenates them, and in ours.
@@ -40,28 +40,6 @@ _ACTIVATIONS = {
 }
 
 _LARGEST_WIDTH = 1 << 20
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A linear layer and its activation behind the pooling.
-
-    Attributes
-    ----------
-    weight : ndarray, float32, shape (out, in)
-    bias : ndarray, float32, shape (out,), or None
-    activation : str
-        "identity", "tanh", "gelu", "relu" or "sigmoid".
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray | None
-    activation: str
-
-
-@dataclass(frozen=True)
-class Normalize:
-    """Division by the Euclidean norm behind the pooling."""
 
 
 def module_list(path: Path) -> list[tuple[str, Path]]:

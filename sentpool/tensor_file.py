@@ -135,6 +135,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file, judged by `read_header` before, says besides its tensors."""
+    header, _ = _header_bytes(path)
+    return json.loads(header).get("__metadata__", {})
+
+
 def _header_bytes(path: Path) -> tuple[bytes, int]:
     """The JSON header and the offset at which the data begin."""
     with open(path, "rb") as file:

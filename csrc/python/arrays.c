@@ -1,6 +1,8 @@
 /* arrays.c: NumPy arrays in and out. Nothing that comes in is ever written to. */
 #include "python/binding.h"
 
+#include <string.h>
+
 /* Whether integers of any type fit into 32 bits; sets the exception where not. */
 static int fits_int32(PyArrayObject *any, const char *name)
 {
@@ -52,7 +54,30 @@ PyArrayObject *sp_array_in(PyObject *object, int type, int ndim, const char *nam
 	return (PyArrayObject *)array;
 }
 
+PyArrayObject *sp_rows_in(PyObject *object, int ndim, const char *name)
+{
+	if (PyArray_Check(object)) {
+		PyArrayObject *array = (PyArrayObject *)object;
+		int apart = PyArray_TYPE(array) == NPY_FLOAT32 && PyArray_NDIM(array) == ndim &&
+		            PyArray_ISBEHAVED_RO(array) && PyArray_STRIDE(array, ndim - 1) == sizeof(float);
+		for (int axis = 0; apart && axis < ndim - 1; axis++)
+			apart = PyArray_STRIDE(array, axis) % (npy_intp)sizeof(float) == 0;
+		if (apart)
+			return (PyArrayObject *)Py_NewRef(object);
+	}
+	return sp_array_in(object, NPY_FLOAT32, ndim, name);
+}
+
 PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type)
 {
 	return (PyArrayObject *)PyArray_SimpleNew(ndim, shape, type);
+}
+
+int sp_name_index(const char *name, const char *const *names, const char *argument)
+{
+	for (int i = 0; names[i]; i++)
+		if (strcmp(name, names[i]) == 0)
+			return i;
+	PyErr_Format(PyExc_ValueError, "%s is '%s', which is not known", argument, name);
+	return -1;
 }

@@ -20,9 +20,15 @@
 /* `object` as a C-contiguous aligned array of `type` with `ndim` dimensions: itself where it is one, else a converted
  * copy. Floating and integer input is taken for floats, integers for integers; anything else is a TypeError. */
 PyArrayObject *sp_array_in(PyObject *object, int type, int ndim, const char *name);
+/* As sp_array_in for float32, but rows (the last axis) may be apart by any number of floats: views are not copied. */
+PyArrayObject *sp_rows_in(PyObject *object, int ndim, const char *name);
 PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type);
 
+/* Where `name` is in a NULL-terminated list; -1 and an exception that names the argument if it is not. */
+int sp_name_index(const char *name, const char *const *names, const char *argument);
+
 #define SP_FLOATS(array) ((float *)PyArray_DATA(array))
+#define SP_STRIDE(array, axis) ((int64_t)(PyArray_STRIDE(array, axis) / (npy_intp)sizeof(float)))
 #define SP_INT64S(array) ((int64_t *)PyArray_DATA(array))
 
 /* ---- errors.c ------------------------------------------------------------------------------------------------------ */
@@ -46,6 +52,6 @@ int sp_poll_signals(void *poll);
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 
 extern PyType_Spec sp_model_spec;
-extern PyMethodDef sp_functions[];
+extern PyMethodDef sp_functions[], sp_pooling_functions[];
 
 #endif

@@ -1,16 +1,7 @@
-/* functions.c: the functions of `_core` that work on NumPy arrays: heads, similarity, and what this build runs on. */
+/* functions.c: the functions of `_core` for similarity, and what this build runs on. */
 #include "python/binding.h"
 
 #include <string.h>
-
-static int name_index(const char *name, const char *const *names, const char *argument)
-{
-	for (int i = 0; names[i]; i++)
-		if (strcmp(name, names[i]) == 0)
-			return i;
-	PyErr_Format(PyExc_ValueError, "%s is '%s', which is not known", argument, name);
-	return -1;
-}
 
 /* Two float32 matrices with rows of equal length; on failure both are NULL. */
 static int two_matrices(PyObject *a_in, PyObject *b_in, PyArrayObject **a, PyArrayObject **b)
@@ -28,64 +19,6 @@ static int two_matrices(PyObject *a_in, PyObject *b_in, PyArrayObject **a, PyArr
 	return 0;
 }
 
-static PyObject *dense(PyObject *Py_UNUSED(module), PyObject *args)
-{
-	static const char *const names[] = {"identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", NULL};
-	PyObject *x_in, *weight_in, *bias_in;
-	const char *activation;
-	PyArrayObject *x, *weight, *bias = NULL, *y = NULL;
-	if (!PyArg_ParseTuple(args, "OOOs:dense", &x_in, &weight_in, &bias_in, &activation))
-		return NULL;
-	int f = name_index(activation, names, "activation");
-	if (f < 0 || !two_matrices(x_in, weight_in, &x, &weight))
-		return NULL;
-	npy_intp shape[] = {PyArray_DIM(x, 0), PyArray_DIM(weight, 0)};
-	int64_t in = PyArray_DIM(x, 1);
-	if (bias_in != Py_None) {
-		bias = sp_array_in(bias_in, NPY_FLOAT32, 1, "bias");
-		if (!bias)
-			goto cleanup;
-		if (PyArray_DIM(bias, 0) != shape[1]) {
-			PyErr_Format(PyExc_ValueError, "bias has %lld values; it must have %lld",
-			             (long long)PyArray_DIM(bias, 0), (long long)shape[1]);
-			goto cleanup;
-		}
-	}
-	y = sp_array_new(2, shape, NPY_FLOAT32);
-	if (y) {
-		struct sp_strided rows = {SP_FLOATS(x), in, 1}, w = {SP_FLOATS(weight), in, 1};
-		enum sp_status status;
-		Py_BEGIN_ALLOW_THREADS
-		status = sp_dense_forward(SP_FLOATS(y), rows, w, bias ? SP_FLOATS(bias) : NULL, (enum sp_activation)f,
-		                          shape[0], shape[1], in);
-		Py_END_ALLOW_THREADS
-		if (status != SP_OK) {
-			Py_CLEAR(y);
-			sp_raise(status);
-		}
-	}
-cleanup:
-	Py_XDECREF(bias);
-	Py_DECREF(weight);
-	Py_DECREF(x);
-	return (PyObject *)y;
-}
-
-static PyObject *normalize(PyObject *Py_UNUSED(module), PyObject *x_in)
-{
-	PyArrayObject *x = sp_array_in(x_in, NPY_FLOAT32, 2, "x");
-	if (!x)
-		return NULL;
-	PyArrayObject *y = sp_array_new(2, PyArray_DIMS(x), NPY_FLOAT32);
-	if (y) {
-		Py_BEGIN_ALLOW_THREADS
-		sp_normalize_forward(SP_FLOATS(y), SP_FLOATS(x), PyArray_DIM(x, 0), PyArray_DIM(x, 1));
-		Py_END_ALLOW_THREADS
-	}
-	Py_DECREF(x);
-	return (PyObject *)y;
-}
-
 static const char *const metric_names[] = {"cosine", "dot", "euclidean", "manhattan", NULL};
 
 static PyObject *similarity_pairwise(PyObject *Py_UNUSED(module), PyObject *args)
@@ -95,7 +28,7 @@ static PyObject *similarity_pairwise(PyObject *Py_UNUSED(module), PyObject *args
 	PyArrayObject *a, *b, *out = NULL;
 	if (!PyArg_ParseTuple(args, "OO|s:similarity_pairwise", &a_in, &b_in, &metric_name))
 		return NULL;
-	int metric = name_index(metric_name, metric_names, "metric");
+	int metric = sp_name_index(metric_name, metric_names, "metric");
 	if (metric < 0 || !two_matrices(a_in, b_in, &a, &b))
 		return NULL;
 	npy_intp n = PyArray_DIM(a, 0);
@@ -124,7 +57,7 @@ static PyObject *similarity(PyObject *Py_UNUSED(module), PyObject *args)
 	PyArrayObject *a, *b;
 	if (!PyArg_ParseTuple(args, "OO|si:similarity", &a_in, &b_in, &metric_name, &threads))
 		return NULL;
-	int metric = name_index(metric_name, metric_names, "metric");
+	int metric = sp_name_index(metric_name, metric_names, "metric");
 	if (metric < 0 || !two_matrices(a_in, b_in, &a, &b))
 		return NULL;
 	npy_intp shape[] = {PyArray_DIM(a, 0), PyArray_DIM(b, 0)};
@@ -182,9 +115,6 @@ static PyObject *fail_allocation(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyMethodDef sp_functions[] = {
-	{"dense", dense, METH_VARARGS,
-         "dense(x, weight, bias, activation)\n--\n\nactivation(x @ weight.T + bias), float32 (n, out); bias may be None."},
-	{"normalize", normalize, METH_O, "normalize(x)\n--\n\nRows of x divided by max(norm, 1e-12), float32."},
 	{"similarity_pairwise", similarity_pairwise, METH_VARARGS,
          "similarity_pairwise(a, b, metric='cosine')\n--\n\nRow by row, computed and returned in float64 (n,)."},
 	{"similarity", similarity, METH_VARARGS,

@@ -1,0 +1,185 @@
+"""Token poolings of every layer, kept: pooled in any way later, sliced, saved, mapped from a file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sentpool.atomic_file import replacing
+from sentpool.errors import ModelFolderError, shown
+from sentpool.pooling import Pooling
+from sentpool.tensor_file import read_header, read_metadata
+from sentpool.threads import resolve
+
+# Larger files are mapped rather than read, unless the caller says otherwise.
+_MAP_FROM_BYTES = 256 << 20
+_ROWS_AT_A_TIME = 4096
+_FORMAT = "sentpool.layer_states"
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStates:
+    """Token poolings of every layer.
+
+    Slicing and indexing by an array select sentences: `states[10:20]`.
+
+    Attributes
+    ----------
+    array : ndarray, float32, shape (n, L + 1, P, H)
+        Layer 0 is the embedding output. A `numpy.memmap` where the states are in a file.
+    tokens : tuple of str
+        The P token poolings.
+    layers : tuple of int
+        0 … L.
+    lengths : ndarray, int64, shape (n,)
+        Tokens per sentence, special tokens included.
+    """
+
+    array: np.ndarray
+    tokens: tuple[str, ...]
+    layers: tuple[int, ...]
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, sentences) -> LayerStates:
+        array = self.array[sentences]
+        if array.ndim != 4:
+            raise IndexError(
+                f"states[{shown(sentences)}]: select sentences by a slice, a mask or an array; a single one is "
+                f"states[i : i + 1], numbers are in states.array"
+            )
+        return replace(self, array=array, lengths=self.lengths[sentences])
+
+    def __repr__(self) -> str:
+        n, layers, _, hidden = self.array.shape
+        return f"LayerStates({n} sentences, layers 0 to {layers - 1}, tokens={self.tokens}, H={hidden})"
+
+    def pool(self, pooling, threads: int | None = None) -> np.ndarray:
+        """The embeddings that `encode` gives with this pooling, bit for bit.
+
+        Parameters
+        ----------
+        pooling : Pooling, or whatever `Pooling.from_name` takes
+        threads : int, optional
+            See `set_num_threads` for the default.
+
+        Returns
+        -------
+        ndarray, float32, shape (n, d)
+
+        Raises
+        ------
+        ValueError
+            If the pooling needs a token pooling that is not here, or the states of all tokens (`sbert_wk`).
+        """
+        pooling = Pooling.from_name(pooling)
+        width = pooling.dimension(self.array.shape[3], self.layers[-1])
+        out = np.empty((len(self), width), np.float32)
+        threads = resolve(threads)
+        for start in range(0, len(self), _ROWS_AT_A_TIME):
+            rows = slice(start, start + _ROWS_AT_A_TIME)
+            out[rows] = pooling.combine(*self._views(pooling, rows), threads)
+        return out
+
+    def layer_weights(self, pooling, threads: int | None = None) -> np.ndarray:
+        """The weights (n, layers) float32 with which the pooling takes the layers that it needs; for `LayerAttention`
+        the mean attention ā that each layer gets."""
+        pooling = Pooling.from_name(pooling)
+        views, index = self._views(pooling, slice(None))
+        return pooling.layers.layer_weights(views, index, resolve(threads))
+
+    def _views(self, pooling: Pooling, rows: slice) -> tuple[list[np.ndarray], tuple[int, ...]]:
+        for name in pooling.tokens:
+            if name not in self.tokens:
+                raise ValueError(
+                    f"pooling needs the token pooling {name!r}; these states hold {', '.join(self.tokens)}: pass "
+                    f"tokens={pooling.tokens!r} to layer_states"
+                )
+        views = [self.array[rows, :, self.tokens.index(name)] for name in pooling.tokens]
+        return views, pooling.needed_layers(self.layers[-1])
+
+    def save(self, path) -> None:
+        """Write a safetensors file: `array` and `lengths`, with tokens and layers as metadata. The file is replaced
+        at once, when it is whole."""
+        with replacing(path) as file:
+            file.write(header(self.array.shape, self.tokens, self.layers))
+            self.lengths.astype("<i8").tofile(file)
+            for start in range(0, len(self), _ROWS_AT_A_TIME):
+                np.ascontiguousarray(self.array[start : start + _ROWS_AT_A_TIME], "<f4").tofile(file)
+
+    @classmethod
+    def load(cls, path, mmap: bool | None = None) -> LayerStates:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+        mmap : bool, optional
+            Whether `array` is mapped instead of read, read-only; by default from 256 MB on.
+
+        Raises
+        ------
+        FileNotFoundError
+        ModelFolderError
+            If it is no such file.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"no file {str(path)!r}")
+        tensors, metadata = read_header(path), read_metadata(path)
+        if metadata.get("format") != _FORMAT or set(tensors) != {"array", "lengths"}:
+            raise ModelFolderError(f"{path}: not a file of layer states, which LayerStates.save writes")
+        stored = tensors["array"]
+        if mmap or (mmap is None and path.stat().st_size >= _MAP_FROM_BYTES):
+            array = _mapped(path, "<f4", "r", stored.offset, stored.shape)
+        else:
+            array = stored.read()
+        lengths = np.fromfile(path, "<i8", stored.shape[0], offset=tensors["lengths"].offset)
+        return cls(array, tuple(json.loads(metadata["tokens"])), tuple(json.loads(metadata["layers"])), lengths)
+
+
+def header(shape: tuple[int, ...], tokens: tuple[str, ...], layers: tuple[int, ...]) -> bytes:
+    """The beginning of a file of layer states: `lengths` follow, then `array`."""
+    lengths_end = 8 * shape[0]
+    entries = {
+        "__metadata__": {"format": _FORMAT, "tokens": json.dumps(tokens), "layers": json.dumps(layers)},
+        "lengths": {"dtype": "I64", "shape": [shape[0]], "data_offsets": [0, lengths_end]},
+        "array": {
+            "dtype": "F32",
+            "shape": list(shape),
+            "data_offsets": [lengths_end, lengths_end + 4 * math.prod(shape)],
+        },
+    }
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+@contextmanager
+def filling(path, shape: tuple[int, ...], tokens: tuple[str, ...], layers: tuple[int, ...]) -> Iterator:
+    """A file of layer states to be filled: yields `array` and `lengths`, both mapped. It gets its name when the block
+    has succeeded."""
+    with replacing(path) as file:
+        start = header(shape, tokens, layers)
+        file.write(start)
+        array_at = len(start) + 8 * shape[0]
+        file.truncate(array_at + 4 * math.prod(shape))
+        file.flush()
+        arrays = _mapped(file, "<f4", "r+", array_at, shape), _mapped(file, "<i8", "r+", len(start), shape[:1])
+        yield arrays
+        for array in arrays:
+            if isinstance(array, np.memmap):
+                array.flush()
+
+
+def _mapped(file, dtype: str, mode: str, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    # Nothing cannot be mapped.
+    return np.memmap(file, dtype, mode, offset, shape) if math.prod(shape) else np.empty(shape, dtype)
