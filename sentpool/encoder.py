@@ -15,7 +15,7 @@ from sentpool.config_report import versions
 from sentpool.encoding_run import EncodeInfo, EncodingRun
 from sentpool.errors import shown, warn
 from sentpool.folder import open_folder
-from sentpool.layer_states import LayerStates, StatesFile
+from sentpool.layer_states import LayerStates, filling
 from sentpool.pooling import Pooling, SbertWk, names
 from sentpool.pooling.layers import token_poolings
 from sentpool.threads import resolve
@@ -317,9 +317,9 @@ class SentenceEncoder:
         if out is None:
             array = run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt)
             return LayerStates(array, wanted, layers, run.lengths())
-        with StatesFile(out, (len(run.texts), *shape), wanted, layers) as file:
-            run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt, out=file.array)
-            file.close_with(run.lengths())
+        with filling(out, (len(run.texts), *shape), wanted, layers) as (array, lengths):
+            run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt, out=array)
+            lengths[:] = run.lengths()
         return LayerStates.load(out, mmap=True)
 
     def layer_weights(self, sentences, *, pooling=None, **options) -> np.ndarray:
