@@ -322,26 +322,42 @@ class SentenceEncoder:
             lengths[:] = run.lengths()
         return LayerStates.load(out, mmap=True)
 
-    def layer_weights(self, sentences, *, pooling=None, **options) -> np.ndarray:
+    def layer_weights(
+        self,
+        sentences,
+        *,
+        pooling=None,
+        batch_size: int = 32,
+        threads: int | None = None,
+        show_progress_bar: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> np.ndarray:
         """With which weight each layer enters a sentence's vector.
 
         Parameters
         ----------
         sentences : str or iterable of str
-        pooling : optional
+            A single str counts as a list of one.
+        pooling : str, sequence of str or Pooling, optional
             Instead of the model's.
-        **options
-            As for `layer_states`.
+        batch_size, threads, show_progress_bar, prompt, prompt_name
+            As in `encode`.
 
         Returns
         -------
         ndarray, float32, shape (n, L + 1)
             For `LayerAttention` ā (Oh et al. 2022), the mean over sources of the attention that each layer gets; for
             other poolings what they say, 0 for layers that they leave out.
+
+        Raises
+        ------
+        ValueError
+            If the pooling has no layer weights: `sbert_wk`, or an object of your own.
         """
         chosen = self.pooling if pooling is None else self._checked_pooling(pooling)
         needed = chosen.needed_layers(self.n_layers)
-        run = self._run(sentence_list(sentences)[0], **options)
+        run = self._run(sentence_list(sentences)[0], prompt, prompt_name, batch_size, threads, show_progress_bar)
         index = range(len(needed))
 
         def finish(states: np.ndarray) -> np.ndarray:
