@@ -1,4 +1,4 @@
-"""README's example gives what it shows."""
+"""README's examples give what they show, and run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,38 @@ import doctest
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def test_the_example_runs(minilm):
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+@pytest.fixture(scope="module")
+def examples():
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+
+
+def test_the_session_gives_what_it_shows(examples, minilm):
+    (example,) = (text for text in examples if text.startswith(">>>"))
     example = example.replace('"all-MiniLM-L6-v2/"', repr(str(minilm)))
     test = doctest.DocTestParser().get_doctest(example, {}, "README", str(README), 0)
     assert len(test.examples) >= 4
     failures, _ = doctest.DocTestRunner(verbose=False).run(test)
     assert failures == 0
+
+
+def test_the_poolings_run(examples, minilm):
+    from sentpool import SentenceEncoder
+
+    (example,) = (text for text in examples if "from sentpool import pooling" in text)
+    rng = np.random.default_rng(0)
+    names = {
+        "model": SentenceEncoder(minilm),
+        "sentences": ["A cat sits on the mat.", "A kitten rests on a rug.", "Stocks fell on Monday.", "It rains."],
+        "weights": rng.normal(size=7),
+        "weight": rng.normal(size=(384, 768)),
+        "bias": rng.normal(size=384),
+        **{name: rng.normal(size=(384, 384)) for name in ("query", "key", "value")},
+    }
+    exec(example, names)  # noqa: S102
+    assert names["model"].encode(names["sentences"], pooling=names["whitened"]).shape == (4, 2)
