@@ -21,7 +21,8 @@ from folder_checks import MODES, edit_module, refused
 
 from sentpool import weights
 from sentpool.errors import ModelFolderError, SentpoolWarning
-from sentpool.folder import Dense, ModelFolder, Normalize, open_folder
+from sentpool.folder import ModelFolder, open_folder
+from sentpool.pooling import Dense, Normalize
 
 
 @pytest.fixture
@@ -35,9 +36,9 @@ def folder(tmp_path) -> Path:
 def test_a_plain_folder_is_pooled_by_mean(tmp_path):
     opened = open_folder(bert_folder(tmp_path))
     assert opened.path == opened.transformer_path == tmp_path
-    assert opened.pooling_modes == ("mean",)
-    assert opened.include_prompt is True
-    assert opened.head == ()
+    assert opened.pooling.tokens == ("mean",)
+    assert opened.pooling.include_prompt is True
+    assert opened.pooling.head == ()
     assert (opened.prompts, opened.default_prompt_name, opened.truncate_dim) == ({}, None, None)
     assert opened.similarity_fn_name == "cosine"
     assert opened.tokenizer.max_seq_length == 32
@@ -50,7 +51,7 @@ def test_a_sentence_transformers_folder(tmp_path, old_classes):
         sentence_transformers_folder(tmp_path, head=(7, "Normalize", 5), max_seq_length=9, old_classes=old_classes)
     )
     assert opened.tokenizer.max_seq_length == 9
-    first, second, third = opened.head
+    first, second, third = opened.pooling.head
     assert isinstance(first, Dense)
     assert first.weight.shape == (7, 24)
     assert first.bias.shape == (7,)
@@ -141,8 +142,8 @@ def test_leftovers_give_one_warning_at_the_caller(tmp_path):
 
 def test_minilm(minilm):
     opened = open_folder(minilm)
-    assert opened.pooling_modes == ("mean",)
-    assert opened.head == (Normalize(),)
+    assert opened.pooling.tokens == ("mean",)
+    assert opened.pooling.head == (Normalize(),)
     assert opened.tokenizer.max_seq_length == 256
     assert opened.tokenizer.encode(["hello world"]).ids.tolist() == [101, 7592, 2088, 102]
 
@@ -155,9 +156,9 @@ def test_the_layout_of_the_hub_cache(folder, tmp_path):
         link.parent.mkdir(parents=True, exist_ok=True)
         path.rename(blobs / str(number))
         link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
-    assert open_folder(snapshot).head[0].weight.shape == (7, 24)
+    assert open_folder(snapshot).pooling.head[0].weight.shape == (7, 24)
     (tmp_path / "link").symlink_to(snapshot)
-    assert open_folder(tmp_path / "link").head[0].weight.shape == (7, 24)
+    assert open_folder(tmp_path / "link").pooling.head[0].weight.shape == (7, 24)
 
 
 # sentence-transformers as the oracle.
@@ -181,12 +182,12 @@ def test_what_sentence_transformers_writes_today(tmp_path):
         )
         model.save(str(tmp_path / name))
         opened = open_folder(tmp_path / name)
-        assert opened.pooling_modes == (name, "mean")
-        assert opened.include_prompt is False
-        np.testing.assert_array_equal(opened.head[0].weight, dense.linear.weight.detach().numpy())
-        assert (opened.head[0].bias is None) == (name == "max")
-        assert opened.head[0].activation == "gelu"
-        assert opened.head[1] == Normalize()
+        assert opened.pooling.tokens == (name, "mean")
+        assert opened.pooling.include_prompt is False
+        np.testing.assert_array_equal(opened.pooling.head[0].weight, dense.linear.weight.detach().numpy())
+        assert (opened.pooling.head[0].bias is None) == (name == "max")
+        assert opened.pooling.head[0].activation == "gelu"
+        assert opened.pooling.head[1] == Normalize()
         assert opened.prompts["query"] == "the: "
         assert opened.similarity_fn_name == "euclidean"
         assert opened.tokenizer.max_seq_length == model.max_seq_length == 10

@@ -30,26 +30,26 @@ def test_pooling_in_both_key_styles(folder, name):
     path = folder / "1_Pooling" / "config.json"
     flags = {flag: flag == old for flag, _ in MODES.values()}
     write_json(path, {"word_embedding_dimension": 24, **flags})
-    assert open_folder(folder).pooling_modes == (name,)
+    assert open_folder(folder).pooling.tokens == (name,)
     write_json(path, {"embedding_dimension": 24, "pooling_mode": new, "include_prompt": False})
-    assert open_folder(folder).pooling_modes == (name,)
-    assert open_folder(folder).include_prompt is False
+    assert open_folder(folder).pooling.tokens == (name,)
+    assert open_folder(folder).pooling.include_prompt is False
 
 
 def test_poolings_are_concatenated_in_order(tmp_path):
     flags = {flag: True for flag, _ in MODES.values()}
     folder = sentence_transformers_folder(tmp_path, pooling={"word_embedding_dimension": 24, **flags}, head=(3,))
     opened = open_folder(folder)
-    assert opened.pooling_modes == ("cls", "max", "mean", "mean_sqrt_len", "weighted_mean", "last_token")
-    assert opened.head[0].weight.shape == (3, 6 * 24)
+    assert opened.pooling.tokens == ("cls", "max", "mean", "mean_sqrt_len", "weighted_mean", "last_token")
+    assert opened.pooling.head[0].weight.shape == (3, 6 * 24)
     modes = ["mean", "cls", "max", "cls", "lasttoken", "mean"]
     write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": 24, "pooling_mode": modes})
-    assert open_folder(folder).pooling_modes == ("mean", "cls", "max", "cls", "last_token", "mean")
+    assert open_folder(folder).pooling.tokens == ("mean", "cls", "max", "cls", "last_token", "mean")
     # Nothing chosen is mean.
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 24})
     shutil.rmtree(folder / "2_Dense")
     write_json(folder / "modules.json", json.loads((folder / "modules.json").read_text())[:2])
-    assert open_folder(folder).pooling_modes == ("mean",)
+    assert open_folder(folder).pooling.tokens == ("mean",)
 
 
 @pytest.mark.parametrize("activation", ["Identity", "Tanh", "GELU", "ReLU", "Sigmoid"])
@@ -59,7 +59,7 @@ def test_activations_and_no_bias(folder, activation):
     edit_json(path / "config.json", bias=False, activation_function=f"torch.nn.modules.{where}.{activation}")
     weight = np.arange(7 * 24, dtype=np.float32).reshape(7, 24)
     write_safetensors(path / "model.safetensors", {"linear.weight": weight}, dtype="F16")
-    dense = open_folder(folder).head[0]
+    dense = open_folder(folder).pooling.head[0]
     assert dense.activation == activation.lower()
     assert dense.bias is None
     np.testing.assert_array_equal(dense.weight, weight)
@@ -68,7 +68,7 @@ def test_activations_and_no_bias(folder, activation):
 def test_the_activation_is_tanh_where_none_is_named(folder):
     path = folder / "2_Dense" / "config.json"
     write_json(path, {"in_features": 24, "out_features": 7})
-    assert open_folder(folder).head[0].activation == "tanh"
+    assert open_folder(folder).pooling.head[0].activation == "tanh"
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_a_broken_pooling_of_ones_own_is_named(model):
 
     with pytest.raises(ValueError, match=r"forward of .*Wrong.* returned shape \(1, 2, 24\) for 1 sentences"):
         model.encode(TEXTS, pooling=Wrong())
-    with pytest.raises(TypeError, match="is no pooling: it needs `tokens`"):
+    with pytest.raises(TypeError, match="pooling must be a name, .* or an object with `tokens`"):
         model.encode(TEXTS, pooling=3)
 
 
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(model, chosen,
         (lambda: Truncate(0), ValueError, "k is 0"),
         (lambda: Whitening(mean=normal(3)), ValueError, "belong together"),
         (lambda: Pooling("mean", head=(3,)), TypeError, "head holds 3"),
-        (lambda: Pooling(7), TypeError, "is no pooling"),
+        (lambda: Pooling(7), TypeError, "pooling must be a name"),
     ],
 )
 def test_bad_parts_are_refused(make, error, message):

@@ -128,7 +128,7 @@ static enum sp_status attend(const struct attention_job *job, struct attention_s
 static void work(void *arg, struct sp_team *team)
 {
 	struct attention_job *job = arg;
-	struct attention_scratch scratch;
+	struct attention_scratch scratch = {0};
 	int ready = scratch_create(&scratch, job->layers, job->attention->H);
 	int64_t first, end;
 	while (sp_team_take(team, job->n, SENTENCES, &first, &end))

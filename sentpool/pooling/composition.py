@@ -169,8 +169,8 @@ class UserPooling(LayerPooling):
     def __init__(self, pooling) -> None:
         if not hasattr(pooling, "tokens") or not callable(getattr(pooling, "forward", None)):
             raise TypeError(
-                f"{shown(pooling)} is no pooling: it needs `tokens`, a sequence of token poolings, and "
-                f"`forward(states)` from (n, L + 1, len(tokens), H) to (n, d)"
+                f"pooling must be a name, a sequence of names, a Pooling, or an object with `tokens` and "
+                f"`forward(states)`, not {type(pooling).__name__} {shown(pooling)}"
             )
         self.pooling, self.tokens = pooling, token_poolings(pooling.tokens)
 
