@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -59,6 +58,8 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal digits."""
+    import hashlib  # it loads OpenSSL: megabytes that only a provenance needs
+
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
