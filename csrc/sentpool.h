@@ -197,6 +197,8 @@ struct sp_chunk {
 	const int32_t *ids;
 	int64_t *offsets;
 	int64_t n, first, token;
+	float *kept;   /* the sink's floats_per_token for each token: the same memory at every layer */
+	void *scratch; /* the sink's floats_per_rank, this rank's alone; other things use it between the layers */
 };
 
 /* Whatever wants the layers gets each one as it is computed: h[N, H] with row stride ld, layer 0 = embedding output. */
@@ -206,6 +208,7 @@ struct sp_sink {
 	const void *request;
 	int64_t last_layer; /* nothing above it is computed */
 	int64_t H;
+	int64_t floats_per_token, floats_per_rank; /* of memory that it needs, see sp_chunk */
 };
 
 struct sp_encode_job {
@@ -269,6 +272,16 @@ struct sp_layer_attention {
 enum sp_status sp_layer_attention_forward(float *u, float *weights, const struct sp_layer_attention *attention,
                                           struct sp_layer_rows sources, struct sp_layer_rows targets, int64_t n,
                                           int64_t layers, int threads);
+
+/* ---- model/sbert_wk.c: a sink that looks at all layers of a token at once ---------------------------------------- */
+
+/* vectors[B, H] by SBERT-WK over layers layer_start … L, with `window` layers on each side of a layer. */
+struct sp_sbert_wk_request {
+	float *vectors;
+	int64_t layer_start, window;
+	int64_t skip; /* as in sp_pool_request */
+};
+struct sp_sink sp_sbert_wk_sink(const struct sp_sbert_wk_request *request, int64_t layers, int64_t H);
 
 /* ---- model/head.c, model/similarity.c: after the pooling --------------------------------------------------------------- */
 

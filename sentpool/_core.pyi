@@ -37,6 +37,17 @@ class Model:
     def hidden_states(
         self, ids: ArrayLike, offsets: ArrayLike, *, first_layer: int = 0, threads: int = 1
     ) -> NDArray[np.float32]: ...
+    def sbert_wk(
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        layer_start: int,
+        window: int,
+        *,
+        batch_size: int = 32,
+        skip: int = 0,
+        threads: int = 1,
+    ) -> NDArray[np.float32]: ...
 
 def dense(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /) -> NDArray[np.float32]: ...
 def normalize(x: ArrayLike, /) -> NDArray[np.float32]: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import html
 import os
@@ -386,6 +387,52 @@ class SentenceEncoder:
         states = self._run(texts, prompt, prompt_name, threads=threads).hidden_states()
         return states[0] if single else states
 
+    def map_states(
+        self,
+        sentences,
+        fn,
+        *,
+        threads: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        show_progress_bar: bool | None = None,
+    ) -> list:
+        """What `fn` makes of each sentence's hidden states, which never pile up.
+
+        Parameters
+        ----------
+        sentences : str or iterable of str
+            A single str counts as a list of one.
+        fn : callable
+            Called with every sentence's states, a float32 array (L + 1, T, H), one at a time and in the order of the
+            sentences, for equal ones too. The array is its own: it may be changed or kept. What it raises comes out
+            unchanged.
+        threads, prompt, prompt_name, show_progress_bar
+            As in `encode`.
+
+        Returns
+        -------
+        list
+            What `fn` returned, sentence by sentence.
+
+        Raises
+        ------
+        TypeError
+            `fn` cannot be called.
+
+        Examples
+        --------
+        >>> norms = model.map_states(sentences, lambda h: np.linalg.norm(h, axis=2).mean(1))     # doctest: +SKIP
+        """
+        if not callable(fn):
+            raise TypeError(f"fn must be callable with an array (L + 1, T, H), not {type(fn).__name__} {shown(fn)}")
+        texts = sentence_list(sentences)[0]
+        run = self._run(
+            texts, prompt, prompt_name, threads=threads, show_progress_bar=show_progress_bar, one_by_one=True
+        )
+        with contextlib.closing(run.each_hidden_states()) as each:
+            return [fn(states) for states in each]
+
     def _run(
         self,
         texts,
@@ -395,6 +442,7 @@ class SentenceEncoder:
         threads=None,
         show_progress_bar=False,
         on_truncate="ignore",
+        one_by_one=False,
     ) -> EncodingRun:
         return EncodingRun(
             self._core,
@@ -405,6 +453,7 @@ class SentenceEncoder:
             threads=resolve(threads),
             on_truncate=on_truncate,
             show_progress_bar=show_progress_bar,
+            one_by_one=one_by_one,
         )
 
     # ---- similarity --------------------------------------------------------------------------------------------

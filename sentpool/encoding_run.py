@@ -10,9 +10,12 @@ import numpy as np
 
 from sentpool.checks import one_of
 from sentpool.errors import warn
+from sentpool.tokenizer import TokenBatch
 
 # A block is tokenised, then encoded: enough to keep threads busy, little enough for Ctrl-C and the bar.
 _BLOCK_SENTENCES, _BLOCK_CHARACTERS = 512, 1 << 17
+# Hidden states of so many bytes are computed at a time: 1,680 tokens of a BERT-base, 6,240 of a MiniLM-L6.
+_STATE_BYTES = 1 << 26
 _BAR_AFTER_SECONDS = 2.0
 
 
@@ -24,14 +27,30 @@ class EncodeInfo(NamedTuple):
 
 
 class EncodingRun:
-    """One pass over a list of texts, block by block; equal texts are computed once (their bits are equal anyway)."""
+    """One pass over a list of texts, block by block; equal texts are computed once (their bits are equal anyway).
 
-    def __init__(self, core, tokenizer, texts, *, prompt, batch_size, threads, on_truncate="ignore", show_progress_bar):
+    With `one_by_one`, results are taken text by text and cannot be shared over all: then equal texts are computed once
+    where one block holds them, and `unique` is all texts.
+    """
+
+    def __init__(
+        self,
+        core,
+        tokenizer,
+        texts,
+        *,
+        prompt,
+        batch_size,
+        threads,
+        on_truncate="ignore",
+        show_progress_bar,
+        one_by_one=False,
+    ):
         one_of("on_truncate", on_truncate, ("ignore", "warn", "raise"))
         self.core, self.tokenizer = core, tokenizer
         self.prompt, self.batch_size, self.threads = prompt, batch_size, threads
         self.on_truncate, self.show_progress_bar = on_truncate, show_progress_bar
-        first_seen = dict.fromkeys(texts)
+        first_seen = texts if one_by_one else dict.fromkeys(texts)
         self.texts, self.unique, self.positions = texts, list(first_seen), None
         if len(self.unique) < len(texts):
             first_seen = {text: position for position, text in enumerate(self.unique)}
@@ -41,20 +60,43 @@ class EncodingRun:
 
     def pooled(self, layers, tokens, shape, finish, *, skip_prompt=False, out=None) -> np.ndarray:
         """`finish` applied to each block's states (b, layers, tokens, H), gathered as (n, *shape) float32 in `out`."""
+        options = self._options(skip_prompt)
+        return self._gathered(
+            shape,
+            lambda batch: finish(self.core.layer_states(batch.ids, batch.offsets, layers, tokens, **options)),
+            out,
+        )
+
+    def sbert_wk(self, layer_start: int, window: int, shape, finish, *, skip_prompt=False) -> np.ndarray:
+        """`finish` applied to each block's SBERT-WK vectors (b, H) over layers `layer_start` … L, `window` of them on
+        each side of a layer; gathered as (n, *shape) float32.
+
+        C. Wang, C.-C. J. Kuo, "SBERT-WK: A Sentence Embedding Method by Dissecting BERT-based Word Models", IEEE/ACM
+        TASLP 28 (2020). As in the published code, a text's last token is left out, and a layer with fewer than `window`
+        kept layers below it is compared with those above it alone. csrc/model/sbert_wk.c has the formulas, and what
+        holds where they are undefined.
+
+        Raises
+        ------
+        ValueError
+            If `layer_start` is not in 0 … L or `window` is below 1, or if a vector is not finite.
+        """
+        options = self._options(skip_prompt)
+        return self._gathered(
+            shape,
+            lambda batch: finish(self.core.sbert_wk(batch.ids, batch.offsets, layer_start, window, **options)),
+        )
+
+    def _options(self, skip_prompt: bool) -> dict[str, int]:
         skip = self.tokenizer.count(self.prompt) if skip_prompt and self.prompt else 0
+        return {"batch_size": self.batch_size, "skip": skip, "threads": self.threads}
+
+    def _gathered(self, shape, vectors, out: np.ndarray | None = None) -> np.ndarray:
+        """`vectors(batch)` of every block, (b, *shape), as one array (n, *shape) float32."""
         out = np.empty((len(self.texts), *shape), dtype=np.float32) if out is None else out
         givers = None if self.positions is None else np.argsort(self.positions, kind="stable")
         for start, stop, batch in self._blocks():
-            states = self.core.layer_states(
-                batch.ids,
-                batch.offsets,
-                layers,
-                tokens,
-                batch_size=self.batch_size,
-                skip=skip,
-                threads=self.threads,
-            )
-            rows = finish(states)
+            rows = vectors(batch)
             self._check_finite(rows, start)
             if givers is None:
                 out[start:stop] = rows
@@ -66,14 +108,20 @@ class EncodingRun:
 
     def hidden_states(self, first_layer: int = 0) -> list[np.ndarray]:
         """One array (L + 1 - first_layer, T, H) per text."""
-        states: list[np.ndarray] = []
-        for start, _, batch in self._blocks():
-            block = self.core.hidden_states(batch.ids, batch.offsets, first_layer=first_layer, threads=self.threads)
-            parts = np.split(block, batch.offsets[1:-1], axis=1)
-            for index, part in enumerate(parts):
-                self._check_finite(part[None], start + index)
-                states.append(np.ascontiguousarray(part))
+        states = list(self.each_hidden_states(first_layer))
         return states if self.positions is None else [states[i].copy() for i in self.positions]
+
+    def each_hidden_states(self, first_layer: int = 0) -> Iterator[np.ndarray]:
+        """The arrays of `hidden_states` for `unique`, one by one; held here is one block at a time."""
+        layers, _, width = self.core.hidden_states([], [0], first_layer=first_layer).shape
+        for start, stop, batch in self._blocks(most_tokens=max(1, _STATE_BYTES // (4 * layers * width))):
+            batch, rows = _without_repeats(self.unique[start:stop], batch)
+            block = self.core.hidden_states(batch.ids, batch.offsets, first_layer=first_layer, threads=self.threads)
+            for index, row in enumerate(rows, start):
+                states = block[:, batch.offsets[row] : batch.offsets[row + 1]]
+                self._check_finite(states[None], index)
+                yield states.copy()
+            del block, states  # before the next block is computed
 
     def lengths(self) -> np.ndarray:
         """Tokens per text (n,)."""
@@ -83,9 +131,9 @@ class EncodingRun:
         truncated = self._truncated if self.positions is None else self._truncated[self.positions]
         return EncodeInfo(int(truncated.sum()), int(self._lengths.sum()))
 
-    def _blocks(self) -> Iterator[tuple[int, int, object]]:
-        """Tokenised blocks of the distinct texts, with a progress bar."""
-        bar = self._bar()
+    def _blocks(self, most_tokens: int | None = None) -> Iterator[tuple[int, int, TokenBatch]]:
+        """Tokenised blocks of `unique`, of at most so many tokens or one text, with a progress bar."""
+        bar = self._bar(one_block_moves_it=most_tokens is not None)
         start = 0
         try:
             while start < len(self.unique):
@@ -93,9 +141,10 @@ class EncodingRun:
                 texts = self.unique[start:stop]
                 batch = self.tokenizer.encode([self.prompt + text for text in texts] if self.prompt else texts)
                 self._note(start, stop, batch)
-                yield start, stop, batch
-                if bar is not None:
-                    bar.update(stop - start)
+                for first, end, part in _parts(batch, most_tokens):
+                    yield start + first, start + end, part
+                    if bar is not None:
+                        bar.update(end - first)
                 start = stop
         finally:
             if bar is not None:
@@ -132,17 +181,43 @@ class EncodingRun:
             f"the vector of sentences[{index}] is not finite: the model's numbers overflow float32; check its weights"
         )
 
-    def _bar(self):
+    def _bar(self, one_block_moves_it: bool):
         show = self.show_progress_bar
         if sys.stderr is None or show is False:
             return None
-        # A single block moves no bar before it is done.
-        if show is None and (self._block_end(0) == len(self.unique) or not _somebody_looks()):
+        is_worth_it = one_block_moves_it or self._block_end(0) < len(self.unique)
+        if show is None and not (is_worth_it and _somebody_looks()):
             return None
         from tqdm.auto import tqdm
 
         delay = _BAR_AFTER_SECONDS if show is None else 0
         return tqdm(total=len(self.unique), desc="Encoding", unit=" sentences", delay=delay)
+
+
+def _parts(batch: TokenBatch, most_tokens: int | None) -> Iterator[tuple[int, int, TokenBatch]]:
+    """Consecutive parts of at most so many tokens, or one text: its first text, the one after its last, its tokens."""
+    ids, offsets, truncated = batch
+    if most_tokens is None or offsets[-1] <= most_tokens:
+        yield 0, len(truncated), batch
+        return
+    first = 0
+    while first < len(truncated):
+        end = max(first + 1, int(np.searchsorted(offsets, offsets[first] + most_tokens, side="right")) - 1)
+        part = ids[offsets[first] : offsets[end]]
+        yield first, end, TokenBatch(part, offsets[first : end + 1] - offsets[first], truncated[first:end])
+        first = end
+
+
+def _without_repeats(texts: list[str], batch: TokenBatch) -> tuple[TokenBatch, list[int]]:
+    """A batch that holds equal texts once, and where in it each text is."""
+    seen: dict[str, int] = {}
+    rows = [seen.setdefault(text, len(seen)) for text in texts]
+    if len(seen) == len(texts):
+        return batch, rows
+    kept = [rows.index(row) for row in range(len(seen))]
+    tokens = [batch.ids[batch.offsets[i] : batch.offsets[i + 1]] for i in kept]
+    offsets = np.cumsum([0, *map(len, tokens)])
+    return TokenBatch(np.concatenate(tokens), offsets, batch.truncated[kept]), rows
 
 
 def _somebody_looks() -> bool:

@@ -19,7 +19,8 @@ enum {
 struct workspace {
 	int64_t *offsets;
 	float *memory;
-	float *h; /* [N, H] the state between layers */
+	float *h;    /* [N, H] the state between layers */
+	float *kept; /* [N, floats_per_token] the sink's */
 	struct sp_layer_acts acts;
 };
 
@@ -65,8 +66,10 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	w->acts.ld_qkv = row_stride(3 * config->layer.hidden);
 	w->acts.ld_hidden = row_stride(config->layer.hidden);
 	w->acts.ld_inner = row_stride(config->layer.intermediate);
+	int64_t per_token = run->job->sink.floats_per_token, per_rank = row_stride(run->job->sink.floats_per_rank);
 	int64_t scratch = sp_attention_scratch(run->longest, config->layer.hidden / config->layer.heads);
-	int64_t buffers = N * (w->acts.ld_qkv + w->acts.ld_inner + 5 * w->acts.ld_hidden) + slack();
+	scratch = scratch > per_rank ? scratch : per_rank;
+	int64_t buffers = N * (w->acts.ld_qkv + w->acts.ld_inner + 5 * w->acts.ld_hidden + per_token) + slack();
 	w->memory = sp_floats(scratch + (shared ? 0 : buffers));
 	if (!w->offsets || !w->memory)
 		return SP_NO_MEMORY;
@@ -75,6 +78,7 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	if (shared) {
 		w->acts = shared->acts;
 		w->h = shared->h;
+		w->kept = shared->kept;
 	} else {
 		w->acts.qkv = p, p += N * w->acts.ld_qkv + slack();
 		w->acts.inner = p, p += N * w->acts.ld_inner;
@@ -82,7 +86,8 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 		w->acts.attended = p, p += N * w->acts.ld_hidden;
 		w->acts.middle = p, p += N * w->acts.ld_hidden;
 		w->acts.expanded = p, p += N * w->acts.ld_hidden;
-		w->h = p;
+		w->h = p, p += N * w->acts.ld_hidden;
+		w->kept = p;
 	}
 	w->acts.scratch = w->memory;
 	return SP_OK;
@@ -102,13 +107,13 @@ static int64_t chunk_end(const struct run *run, int64_t first)
 	return end;
 }
 
-static struct sp_chunk make_chunk(const struct run *run, int64_t *offsets, int64_t first, int64_t end)
+static struct sp_chunk make_chunk(const struct run *run, const struct workspace *w, int64_t first, int64_t end)
 {
 	const struct sp_encode_job *job = run->job;
 	int64_t token = job->offsets[first];
 	for (int64_t i = first; i <= end; i++)
-		offsets[i - first] = job->offsets[i] - token;
-	return (struct sp_chunk){job->ids + token, offsets, end - first, first, token};
+		w->offsets[i - first] = job->offsets[i] - token;
+	return (struct sp_chunk){job->ids + token, w->offsets, end - first, first, token, w->kept, w->acts.scratch};
 }
 
 /* Only the calling thread polls. Ranks of a team may leave at different layers: nobody waits for those that left. */
@@ -143,7 +148,7 @@ static void work(void *arg, struct sp_team *team)
 	if (run->together) {
 		for (int64_t first = 0, end; first < run->job->B && !stop(run, team->rank == 0); first = end) {
 			end = chunk_end(run, first);
-			struct sp_chunk chunk = make_chunk(run, own->offsets, first, end);
+			struct sp_chunk chunk = make_chunk(run, own, first, end);
 			encode_chunk(run, own, &chunk, team, team->rank == 0);
 		}
 		return;
@@ -154,7 +159,7 @@ static void work(void *arg, struct sp_team *team)
 		int64_t end = chunk_end(run, first);
 		if (!atomic_compare_exchange_weak(&run->next, &first, end))
 			continue; /* another rank took it; `first` now says where to go on */
-		struct sp_chunk chunk = make_chunk(run, own->offsets, first, end);
+		struct sp_chunk chunk = make_chunk(run, own, first, end);
 		encode_chunk(run, own, &chunk, &alone, team->rank == 0);
 		first = atomic_load(&run->next);
 	}

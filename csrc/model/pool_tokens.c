@@ -57,7 +57,7 @@ struct sp_sink sp_pool_tokens_sink(const struct sp_pool_request *request, int64_
 	int64_t last = 0;
 	for (int64_t slot = 0; slot < request->n_layers; slot++)
 		last = request->layers[slot] > last ? request->layers[slot] : last;
-	return (struct sp_sink){pool_take, request, last, H};
+	return (struct sp_sink){.take = pool_take, .request = request, .last_layer = last, .H = H};
 }
 
 static void hidden_take(const struct sp_sink *sink, struct sp_team *team, const struct sp_chunk *chunk, int64_t layer,
@@ -75,5 +75,5 @@ static void hidden_take(const struct sp_sink *sink, struct sp_team *team, const 
 
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H)
 {
-	return (struct sp_sink){hidden_take, request, layers, H};
+	return (struct sp_sink){.take = hidden_take, .request = request, .last_layer = layers, .H = H};
 }

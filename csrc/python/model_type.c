@@ -376,6 +376,36 @@ static PyObject *model_hidden_states(ModelObject *self, PyObject *args, PyObject
 	return (PyObject *)hidden;
 }
 
+static PyObject *model_sbert_wk(ModelObject *self, PyObject *args, PyObject *kwargs)
+{
+	static char *names[] = {"ids", "offsets", "layer_start", "window", "batch_size", "skip", "threads", NULL};
+	PyObject *ids_in, *offsets_in;
+	PyArrayObject *ids, *offsets;
+	long long layer_start, window, batch_size = 32, skip = 0, threads = 1;
+	const struct sp_config *config = &self->model->config;
+	struct sp_encode_job job;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOLL|$LLL:sbert_wk", names, &ids_in, &offsets_in, &layer_start,
+	                                 &window, &batch_size, &skip, &threads) ||
+	    !check_size("layer_start", layer_start, 0, config->layers) || !check_size("window", window, 1, INT32_MAX) ||
+	    !check_size("skip", skip, 0, INT32_MAX) ||
+	    !job_from_arrays(self, ids_in, offsets_in, batch_size, threads, &job, &ids, &offsets))
+		return NULL;
+	npy_intp shape[] = {job.B, config->layer.hidden};
+	PyArrayObject *vectors = sp_array_new(2, shape, NPY_FLOAT32);
+	if (vectors) {
+		struct sp_sbert_wk_request request = {SP_FLOATS(vectors), layer_start, window, skip};
+		job.sink = sp_sbert_wk_sink(&request, config->layers, config->layer.hidden);
+		enum sp_status status = encode(&job);
+		if (status != SP_OK) {
+			Py_CLEAR(vectors);
+			sp_raise(status);
+		}
+	}
+	Py_DECREF(ids);
+	Py_DECREF(offsets);
+	return (PyObject *)vectors;
+}
+
 /* ---- the type ------------------------------------------------------------------------------------------------------ */
 
 static PyMethodDef model_methods[] = {
@@ -392,6 +422,9 @@ static PyMethodDef model_methods[] = {
 	{"hidden_states", (PyCFunction)(void (*)(void))model_hidden_states, METH_VARARGS | METH_KEYWORDS,
          "hidden_states($self, ids, offsets, *, first_layer=0, threads=1)\n--\n\n"
          "Every token's state at every layer from first_layer on: float32 (L + 1 - first_layer, N, H)."},
+	{"sbert_wk", (PyCFunction)(void (*)(void))model_sbert_wk, METH_VARARGS | METH_KEYWORDS,
+         "sbert_wk($self, ids, offsets, layer_start, window, *, batch_size=32, skip=0, threads=1)\n--\n\n"
+         "SBERT-WK vectors over layers layer_start to L, window layers on each side: float32 (n, H)."},
 	{NULL, NULL, 0, NULL}};
 
 static PyType_Slot model_slots[] = {{Py_tp_new, model_new},
