@@ -23,15 +23,40 @@ class EncodeInfo(NamedTuple):
     n_tokens: int
 
 
-class EncodingRun:
-    """One pass over a list of texts, block by block; equal texts are computed once (their bits are equal anyway)."""
+class Dropout(NamedTuple):
+    """Dropout of a run: the probabilities at hidden states and at attention's, and the seed of the masks."""
 
-    def __init__(self, core, tokenizer, texts, *, prompt, batch_size, threads, on_truncate="ignore", show_progress_bar):
+    hidden: float
+    attention: float
+    seed: int
+
+
+class EncodingRun:
+    """One pass over a list of texts, block by block.
+
+    Equal texts are computed once, for their bits are equal anyway; not so with dropout, where text i has the masks of
+    row i.
+    """
+
+    def __init__(
+        self,
+        core,
+        tokenizer,
+        texts,
+        *,
+        prompt,
+        batch_size,
+        threads,
+        on_truncate="ignore",
+        show_progress_bar,
+        dropout: Dropout | None = None,
+    ):
         one_of("on_truncate", on_truncate, ("ignore", "warn", "raise"))
         self.core, self.tokenizer = core, tokenizer
         self.prompt, self.batch_size, self.threads = prompt, batch_size, threads
         self.on_truncate, self.show_progress_bar = on_truncate, show_progress_bar
-        first_seen = dict.fromkeys(texts)
+        self.dropout = dropout
+        first_seen = dict.fromkeys(texts) if dropout is None else texts
         self.texts, self.unique, self.positions = texts, list(first_seen), None
         if len(self.unique) < len(texts):
             first_seen = {text: position for position, text in enumerate(self.unique)}
@@ -52,6 +77,7 @@ class EncodingRun:
                 batch_size=self.batch_size,
                 skip=skip,
                 threads=self.threads,
+                dropout=self._dropout(start),
             )
             rows = finish(states)
             self._check_finite(rows, start)
@@ -62,7 +88,13 @@ class EncodingRun:
         """One array (L + 1 - first_layer, T, H) per text."""
         states: list[np.ndarray] = []
         for start, _, batch in self._blocks():
-            block = self.core.hidden_states(batch.ids, batch.offsets, first_layer=first_layer, threads=self.threads)
+            block = self.core.hidden_states(
+                batch.ids,
+                batch.offsets,
+                first_layer=first_layer,
+                threads=self.threads,
+                dropout=self._dropout(start),
+            )
             parts = np.split(block, batch.offsets[1:-1], axis=1)
             for index, part in enumerate(parts):
                 self._check_finite(part[None], start + index)
@@ -76,6 +108,14 @@ class EncodingRun:
     def info(self) -> EncodeInfo:
         truncated = self._truncated if self.positions is None else self._truncated[self.positions]
         return EncodeInfo(int(truncated.sum()), int(self._lengths.sum()))
+
+    def _dropout(self, row: int) -> tuple[float, float, int, int, int] | None:
+        """The core's argument for a block that starts with text `row`."""
+        return None if self.dropout is None else (*self.dropout, 0, row)
+
+    def _index(self, position: int) -> int:
+        """Where a computed text stands first in what the user gave."""
+        return position if self.positions is None else self.texts.index(self.unique[position])
 
     def _blocks(self) -> Iterator[tuple[int, int, object]]:
         """Tokenised blocks of the distinct texts, with a progress bar."""
@@ -111,7 +151,7 @@ class EncodingRun:
         self._lengths[start:stop] = batch.offsets[1:] - batch.offsets[:-1]
         self._truncated[start:stop] = batch.truncated
         if self.on_truncate == "raise" and batch.truncated.any():
-            index = self.texts.index(self.unique[start + int(np.argmax(batch.truncated))])
+            index = self._index(start + int(np.argmax(batch.truncated)))
             raise ValueError(
                 f"sentences[{index}] has more than max_seq_length = {self.tokenizer.max_seq_length} tokens; "
                 f"shorten it, or pass on_truncate='warn' or 'ignore'"
@@ -121,7 +161,7 @@ class EncodingRun:
         if np.isfinite(rows).all():
             return
         bad = ~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-        index = self.texts.index(self.unique[start + int(np.argmax(bad))])
+        index = self._index(start + int(np.argmax(bad)))
         raise ValueError(
             f"the vector of sentences[{index}] is not finite: the model's numbers overflow float32; check its weights"
         )
