@@ -135,12 +135,29 @@ void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
                           const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team *team);
 
+/* Dropout, by draws that depend on these and on a value's place alone (kernels/philox.h). */
+struct sp_dropout {
+	double hidden, attention; /* probabilities, in [0, 1): of states, of attention probabilities */
+	uint64_t seed;
+	uint32_t step;
+	int64_t first_row; /* sentence i of the job is row first_row + i, below 2^32 */
+};
+
+/* The most tokens of a sentence whose values have draws of their own. */
+int64_t sp_dropout_longest(int64_t heads);
+/* The draws of a sentence of the job at one place; layer 0 is the embedding output. dropout NULL: nothing is dropped. */
+struct sp_draws sp_dropout_draws(const struct sp_dropout *dropout, enum sp_site site, int64_t layer, int64_t sentence);
+/* Drop values of y[N, H], in place; ranks split the rows. dropout NULL: y stays. */
+void sp_dropout_forward(float *y, int64_t ld, const struct sp_dropout *dropout, enum sp_site site, int64_t layer,
+                        const struct sp_chunk *chunk, int64_t H, struct sp_team *team);
+
 /* Floats of scratch that one rank needs for sentences of up to T tokens. */
 int64_t sp_attention_scratch(int64_t T, int64_t d);
-/* context[N, H] = softmax(Q K^T / sqrt d) V per sentence and head, from qkv[N, 3H]; ranks split sentences x heads.
- * Rows of qkv must be followed by one panel's width of readable floats. */
+/* context[N, H] = dropout(softmax(Q K^T / sqrt d)) V per sentence and head, from qkv[N, 3H]; ranks split sentences x
+ * heads. Rows of qkv must be followed by one panel's width of readable floats. */
 void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
-                          int64_t heads, int64_t d, float *scratch, struct sp_team *team);
+                          int64_t heads, int64_t d, const struct sp_dropout *dropout, int64_t layer, float *scratch,
+                          struct sp_team *team);
 
 /* ---- model/model.c: a BERT encoder's weights ---------------------------------------------------------------------- */
 
@@ -218,6 +235,7 @@ struct sp_encode_job {
 	int64_t B;
 	int64_t batch_size; /* most sentences in a chunk */
 	int threads;
+	const struct sp_dropout *dropout; /* NULL in inference; else no sentence is longer than sp_dropout_longest */
 	struct sp_sink sink;
 	int (*poll)(void *); /* called now and then by the calling thread; non-zero stops the job */
 	void *poll_arg;

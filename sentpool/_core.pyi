@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# The probabilities at hidden states and at attention's, the seed, the step, and the row of the first sentence.
+Dropout = tuple[float, float, int, int, int]
+
 class Model:
     def __new__(
         cls,
@@ -33,9 +36,16 @@ class Model:
         batch_size: int = 32,
         skip: int = 0,
         threads: int = 1,
+        dropout: Dropout | None = None,
     ) -> NDArray[np.float32]: ...
     def hidden_states(
-        self, ids: ArrayLike, offsets: ArrayLike, *, first_layer: int = 0, threads: int = 1
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        *,
+        first_layer: int = 0,
+        threads: int = 1,
+        dropout: Dropout | None = None,
     ) -> NDArray[np.float32]: ...
     def sbert_wk(
         self,

@@ -28,6 +28,23 @@ def positive_integer(name: str, value: object) -> int:
     return int(value)
 
 
+def seed(name: str, value: object) -> int:
+    """`value` as an int of 64 bits.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer (a bool is none).
+    ValueError
+        If it is below 0 or above 2**64 - 1.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer from 0 to 2**64 - 1, not {type(value).__name__} {shown(value)}")
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{name} is {shown(value)}; it must be an integer from 0 to 2**64 - 1")
+    return int(value)
+
+
 def one_of(name: str, value: object, allowed: tuple) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     for choice in allowed:

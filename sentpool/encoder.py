@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from sentpool import _core, weights
-from sentpool.checks import one_of, positive_integer, sentence_list
+from sentpool.checks import one_of, positive_integer, seed, sentence_list
 from sentpool.config_report import versions
-from sentpool.encoding_run import EncodeInfo, EncodingRun
+from sentpool.encoding_run import Dropout, EncodeInfo, EncodingRun
 from sentpool.errors import shown, warn
 from sentpool.folder import open_folder
 from sentpool.layer_states import LayerStates, filling
@@ -289,6 +289,7 @@ class SentenceEncoder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         out=None,
+        dropout_seed: int | None = None,
     ) -> LayerStates:
         """Token poolings of every layer from one pass; hidden states are never piled up.
 
@@ -304,14 +305,28 @@ class SentenceEncoder:
         out : str or Path, optional
             A file for states that do not fit into memory: they are written there as they are computed, and `.array` is
             the file's, mapped read-only. `LayerStates.load` opens it again. It gets its name when it is whole.
+        dropout_seed : int, optional
+            From 0 to 2**64 - 1. Drops values as in training, with the probabilities of config.json
+            (`hidden_dropout_prob`, `attention_probs_dropout_prob`): of the embedding output, of attention
+            probabilities, and of both sublayers' outputs before the residual. The masks depend on the seed and on the
+            sentence's index alone: one seed gives the same bits whatever `batch_size` and `threads` are, equal
+            sentences of one call differ, and so do the views of a sentence under two seeds. Draws are those of
+            Philox4x32-10 (Salmon et al., 2011).
 
         Returns
         -------
         LayerStates
             `.array` has shape (n, L + 1, len(tokens), H).
+
+        Raises
+        ------
+        TypeError, ValueError
+            As in `encode`; also for a `dropout_seed` that is no such integer.
         """
         wanted = token_poolings(tokens)
-        run = self._run(sentence_list(sentences)[0], prompt, prompt_name, batch_size, threads, show_progress_bar)
+        texts, _ = sentence_list(sentences)
+        dropout = self._dropout(dropout_seed)
+        run = self._run(texts, prompt, prompt_name, batch_size, threads, show_progress_bar, dropout=dropout)
         layers = tuple(range(self.n_layers + 1))
         shape = (len(layers), len(wanted), self.hidden_size)
         skip_prompt = not self.pooling.include_prompt
@@ -372,11 +387,17 @@ class SentenceEncoder:
         return run.pooled(needed, chosen.tokens, shape, finish, skip_prompt=not chosen.include_prompt)
 
     def hidden_states(
-        self, sentences, *, threads: int | None = None, prompt: str | None = None, prompt_name: str | None = None
+        self,
+        sentences,
+        *,
+        threads: int | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        dropout_seed: int | None = None,
     ) -> list[np.ndarray] | np.ndarray:
         """Every token's state at every layer.
 
-        Parameters are those of `encode`.
+        Parameters are those of `encode`, and `dropout_seed` as in `layer_states`, with the same masks.
 
         Returns
         -------
@@ -384,7 +405,8 @@ class SentenceEncoder:
             One array per sentence; for a single str, the array itself. Layer 0 is the embedding output.
         """
         texts, single = sentence_list(sentences)
-        states = self._run(texts, prompt, prompt_name, threads=threads).hidden_states()
+        dropout = self._dropout(dropout_seed)
+        states = self._run(texts, prompt, prompt_name, threads=threads, dropout=dropout).hidden_states()
         return states[0] if single else states
 
     def map_states(
@@ -433,6 +455,13 @@ class SentenceEncoder:
         with contextlib.closing(run.each_hidden_states()) as each:
             return [fn(states) for states in each]
 
+    def _dropout(self, dropout_seed: int | None) -> Dropout | None:
+        if dropout_seed is None:
+            return None
+        config = self.folder.config
+        rates = config.hidden_dropout_prob, config.attention_probs_dropout_prob
+        return Dropout(*rates, seed("dropout_seed", dropout_seed))
+
     def _run(
         self,
         texts,
@@ -443,6 +472,7 @@ class SentenceEncoder:
         show_progress_bar=False,
         on_truncate="ignore",
         one_by_one=False,
+        dropout=None,
     ) -> EncodingRun:
         return EncodingRun(
             self._core,
@@ -454,6 +484,7 @@ class SentenceEncoder:
             on_truncate=on_truncate,
             show_progress_bar=show_progress_bar,
             one_by_one=one_by_one,
+            dropout=dropout,
         )
 
     # ---- similarity --------------------------------------------------------------------------------------------

@@ -26,11 +26,20 @@ class EncodeInfo(NamedTuple):
     n_tokens: int
 
 
-class EncodingRun:
-    """One pass over a list of texts, block by block; equal texts are computed once (their bits are equal anyway).
+class Dropout(NamedTuple):
+    """Dropout of a run: the probabilities at hidden states and at attention's, and the seed of the masks."""
 
-    With `one_by_one`, results are taken text by text and cannot be shared over all: then equal texts are computed once
-    where one block holds them, and `unique` is all texts.
+    hidden: float
+    attention: float
+    seed: int
+
+
+class EncodingRun:
+    """One pass over a list of texts, block by block.
+
+    Equal texts are computed once, for their bits are equal anyway; not so with dropout, where text i has the masks of
+    row i. With `one_by_one`, results are taken text by text and cannot be shared over all: then equal texts are
+    computed once where one block holds them, and `unique` is all texts.
     """
 
     def __init__(
@@ -45,12 +54,14 @@ class EncodingRun:
         on_truncate="ignore",
         show_progress_bar,
         one_by_one=False,
+        dropout: Dropout | None = None,
     ):
         one_of("on_truncate", on_truncate, ("ignore", "warn", "raise"))
         self.core, self.tokenizer = core, tokenizer
         self.prompt, self.batch_size, self.threads = prompt, batch_size, threads
         self.on_truncate, self.show_progress_bar = on_truncate, show_progress_bar
-        first_seen = texts if one_by_one else dict.fromkeys(texts)
+        self.dropout = dropout
+        first_seen = texts if one_by_one or dropout else dict.fromkeys(texts)
         self.texts, self.unique, self.positions = texts, list(first_seen), None
         if len(self.unique) < len(texts):
             first_seen = {text: position for position, text in enumerate(self.unique)}
@@ -63,7 +74,11 @@ class EncodingRun:
         options = self._options(skip_prompt)
         return self._gathered(
             shape,
-            lambda batch: finish(self.core.layer_states(batch.ids, batch.offsets, layers, tokens, **options)),
+            lambda start, batch: finish(
+                self.core.layer_states(
+                    batch.ids, batch.offsets, layers, tokens, dropout=self._dropout(start), **options
+                )
+            ),
             out,
         )
 
@@ -84,7 +99,7 @@ class EncodingRun:
         options = self._options(skip_prompt)
         return self._gathered(
             shape,
-            lambda batch: finish(self.core.sbert_wk(batch.ids, batch.offsets, layer_start, window, **options)),
+            lambda _, batch: finish(self.core.sbert_wk(batch.ids, batch.offsets, layer_start, window, **options)),
         )
 
     def _options(self, skip_prompt: bool) -> dict[str, int]:
@@ -92,11 +107,11 @@ class EncodingRun:
         return {"batch_size": self.batch_size, "skip": skip, "threads": self.threads}
 
     def _gathered(self, shape, vectors, out: np.ndarray | None = None) -> np.ndarray:
-        """`vectors(batch)` of every block, (b, *shape), as one array (n, *shape) float32."""
+        """`vectors(start, batch)` of every block, (b, *shape), as one array (n, *shape) float32."""
         out = np.empty((len(self.texts), *shape), dtype=np.float32) if out is None else out
         givers = None if self.positions is None else np.argsort(self.positions, kind="stable")
         for start, stop, batch in self._blocks():
-            rows = vectors(batch)
+            rows = vectors(start, batch)
             self._check_finite(rows, start)
             if givers is None:
                 out[start:stop] = rows
@@ -115,8 +130,16 @@ class EncodingRun:
         """The arrays of `hidden_states` for `unique`, one by one; held here is one block at a time."""
         layers, _, width = self.core.hidden_states([], [0], first_layer=first_layer).shape
         for start, stop, batch in self._blocks(most_tokens=max(1, _STATE_BYTES // (4 * layers * width))):
-            batch, rows = _without_repeats(self.unique[start:stop], batch)
-            block = self.core.hidden_states(batch.ids, batch.offsets, first_layer=first_layer, threads=self.threads)
+            rows = range(stop - start)
+            if self.dropout is None:
+                batch, rows = _without_repeats(self.unique[start:stop], batch)
+            block = self.core.hidden_states(
+                batch.ids,
+                batch.offsets,
+                first_layer=first_layer,
+                threads=self.threads,
+                dropout=self._dropout(start),
+            )
             for index, row in enumerate(rows, start):
                 states = block[:, batch.offsets[row] : batch.offsets[row + 1]]
                 self._check_finite(states[None], index)
@@ -130,6 +153,14 @@ class EncodingRun:
     def info(self) -> EncodeInfo:
         truncated = self._truncated if self.positions is None else self._truncated[self.positions]
         return EncodeInfo(int(truncated.sum()), int(self._lengths.sum()))
+
+    def _dropout(self, row: int) -> tuple[float, float, int, int, int] | None:
+        """The core's argument for a block that starts with text `row`."""
+        return None if self.dropout is None else (*self.dropout, 0, row)
+
+    def _index(self, position: int) -> int:
+        """Where a computed text stands first in what the user gave."""
+        return position if self.positions is None else self.texts.index(self.unique[position])
 
     def _blocks(self, most_tokens: int | None = None) -> Iterator[tuple[int, int, TokenBatch]]:
         """Tokenised blocks of `unique`, of at most so many tokens or one text, with a progress bar."""
@@ -166,7 +197,7 @@ class EncodingRun:
         self._lengths[start:stop] = batch.offsets[1:] - batch.offsets[:-1]
         self._truncated[start:stop] = batch.truncated
         if self.on_truncate == "raise" and batch.truncated.any():
-            index = self.texts.index(self.unique[start + int(np.argmax(batch.truncated))])
+            index = self._index(start + int(np.argmax(batch.truncated)))
             raise ValueError(
                 f"sentences[{index}] has more than max_seq_length = {self.tokenizer.max_seq_length} tokens; "
                 f"shorten it, or pass on_truncate='warn' or 'ignore'"
@@ -176,7 +207,7 @@ class EncodingRun:
         if np.isfinite(rows).all():
             return
         bad = ~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-        index = self.texts.index(self.unique[start + int(np.argmax(bad))])
+        index = self._index(start + int(np.argmax(bad)))
         raise ValueError(
             f"the vector of sentences[{index}] is not finite: the model's numbers overflow float32; check its weights"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from ctypes import c_float, c_int, c_int64, c_void_p
+from ctypes import c_float, c_int, c_int64, c_uint32, c_uint64, c_void_p
 
 import numpy as np
 
@@ -18,6 +18,14 @@ ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid
 
 class PanelA(ctypes.Structure):
     _fields_ = (("data", P), ("ld", N), ("by_column", c_int))
+
+
+class Draws(ctypes.Structure):
+    _fields_ = (
+        ("seed", c_uint64),
+        *((name, c_uint32) for name in ("step", "row", "layer", "site", "threshold")),
+        ("scale", c_float),
+    )
 
 
 class PanelB(ctypes.Structure):
@@ -37,6 +45,8 @@ _SIGNATURES = {
     "pool_max": (None, P, P, N, N, N),
     "sum_of_squares": (c_float, P, N),
     "dots": (None, P, P, P, N, N, N),
+    "dropout": (None, P, N, ctypes.POINTER(Draws), N, N, N),
+    "dropout_columns": (None, P, ctypes.POINTER(Draws), N, N, N, N),
 }
 
 
@@ -104,4 +114,4 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     )
 
 
-__all__ = ["ACTIVATIONS", "Guarded", "Kernels", "PanelA", "PanelB", "address", "isas", "same"]
+__all__ = ["ACTIVATIONS", "Draws", "Guarded", "Kernels", "PanelA", "PanelB", "address", "isas", "same"]

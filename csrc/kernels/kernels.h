@@ -27,6 +27,23 @@ struct sp_panel_b {
 
 enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID };
 
+/* Where in the network values are dropped; part of the counter of their draws (philox.h), hence of the bits. */
+enum sp_site {
+	SP_SITE_EMBEDDING = 0,        /* the embedding output */
+	SP_SITE_ATTENTION = 1,        /* attention probabilities */
+	SP_SITE_ATTENTION_OUTPUT = 2, /* after its projection, before the residual */
+	SP_SITE_FEED_FORWARD = 3      /* after its second projection, before the residual */
+};
+
+/* What decides on the values of one sentence at one place: its draws, and what becomes of a value by them. */
+struct sp_draws {
+	uint64_t seed;
+	uint32_t step, row, layer;
+	enum sp_site site;
+	uint32_t threshold; /* a draw below it drops; 0 drops nothing and has scale 1 */
+	float scale;        /* of what is kept */
+};
+
 struct sp_kernels {
 	const char *isa;
 	int64_t nr; /* columns of a panel */
@@ -43,6 +60,12 @@ struct sp_kernels {
 	/* scores [T][nr], one query per column: each becomes exp(scale * s - max over the column); sums[nr] gets the
 	 * column's sum, one chain in ascending order of keys. */
 	void (*softmax_columns)(float *scores, float *sums, float scale, int64_t keys);
+	/* Dropout of y[rows, cols], the states of one sentence from `token` on: a value becomes 0 or scale times itself. */
+	void (*dropout)(float *y, int64_t ld, const struct sp_draws *draws, int64_t token, int64_t rows, int64_t cols);
+	/* The same of scores [keys][nr], whose first columns are queries [query, query + queries); `block` holds the
+	 * draws of keys 0 … 3. Columns beyond may change too. */
+	void (*dropout_columns)(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries,
+	                        int64_t block, int64_t keys);
 	/* Row i of y[rows, cols] divided by divisor[i]. */
 	void (*divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);
 	/* y = gamma * (z - mean z) / sqrt(var z + eps) + beta for z = a + b, row by row; b NULL: z = a. y may be a or b. */
@@ -68,7 +91,7 @@ extern const struct sp_kernels sp_kernels_scalar, sp_kernels_generic;
 extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 #endif
 
-/* The kernels that panel.c, dot.c, elementwise.c and reduce.c define once per instruction set; table.c gathers them. */
+/* The kernels that the files beside this one define once per instruction set; table.c gathers them. */
 #define SP_DECLARE_KERNELS(isa)                                                                                        \
 	void sp_panel_gemm_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,   \
 	                         int64_t m, int64_t n, int64_t k);                                                     \
@@ -77,6 +100,10 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	void sp_activation_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f,             \
 	                         int64_t rows, int64_t cols);                                                          \
 	void sp_softmax_columns_##isa(float *scores, float *sums, float scale, int64_t keys);                          \
+	void sp_dropout_##isa(float *y, int64_t ld, const struct sp_draws *draws, int64_t token, int64_t rows,         \
+	                      int64_t cols);                                                                           \
+	void sp_dropout_columns_##isa(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries,     \
+	                              int64_t block, int64_t keys);                                                    \
 	void sp_divide_rows_##isa(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);             \
 	void sp_add_layernorm_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,   \
 	                            const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);        \

@@ -4,6 +4,7 @@
  * from SENTPOOL_ISA=scalar. Slow on purpose; nothing here is shared with vec.h.
  */
 #include "kernels/kernels.h"
+#include "kernels/philox.h"
 
 #include <math.h>
 #include <string.h>
@@ -149,6 +150,31 @@ static void softmax_columns(float *scores, float *sums, float scale, int64_t key
 	}
 }
 
+/* x by the draw of its place: word `word` of a block, with the counter that philox.h lays out. */
+static float drop(float x, const struct sp_draws *draws, int64_t token, int64_t block, int64_t word)
+{
+	uint32_t t = (uint32_t)token, b = (uint32_t)block, words[4];
+	uint32_t counter[] = {draws->step, draws->site | b >> 16 << 4 | draws->layer << 16 | t >> 16 << 27, draws->row,
+	                      t << 16 | (b & 0xffff)};
+	sp_philox(words, counter, draws->seed);
+	return words[word] < draws->threshold ? 0.0f : x * draws->scale;
+}
+
+static void dropout(float *y, int64_t ld, const struct sp_draws *draws, int64_t token, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++)
+			y[r * ld + i] = drop(y[r * ld + i], draws, token + r, i / 4, i % 4);
+}
+
+static void dropout_columns(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries, int64_t block,
+                            int64_t keys)
+{
+	for (int64_t k = 0; k < keys; k++)
+		for (int64_t j = 0; j < queries; j++)
+			scores[k * NR + j] = drop(scores[k * NR + j], draws, query + j, block + k / 4, k % 4);
+}
+
 static void divide_rows(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols)
 {
 	for (int64_t r = 0; r < rows; r++)
@@ -251,6 +277,8 @@ const struct sp_kernels sp_kernels_scalar = {
 	.pack = pack,
 	.activation = activation,
 	.softmax_columns = softmax_columns,
+	.dropout = dropout,
+	.dropout_columns = dropout_columns,
 	.divide_rows = divide_rows,
 	.add_layernorm = add_layernorm,
 	.embed_row = embed_row,

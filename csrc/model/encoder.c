@@ -132,11 +132,13 @@ static void encode_chunk(struct run *run, const struct workspace *w, const struc
 	int64_t ld = w->acts.ld_hidden;
 
 	sp_embed_forward(w->h, ld, model, chunk, team);
+	sp_dropout_forward(w->h, ld, job->dropout, SP_SITE_EMBEDDING, 0, chunk, model->config.layer.hidden, team);
 	job->sink.take(&job->sink, team, chunk, 0, w->h, ld);
 	for (int64_t l = 0; l < job->sink.last_layer; l++) {
 		if (stop(run, is_caller))
 			return;
-		sp_layer_forward(w->h, &w->acts, w->h, &model->layer[l], &model->config.layer, chunk, team);
+		sp_layer_forward(w->h, &w->acts, w->h, &model->layer[l], &model->config.layer, job->dropout, l + 1,
+		                 chunk, team);
 		job->sink.take(&job->sink, team, chunk, l + 1, w->h, ld);
 	}
 }

@@ -17,8 +17,10 @@ struct sp_layer_acts {
 	int64_t ld_qkv, ld_hidden, ld_inner;
 };
 
-/* out[N, H] = layer(x[N, H]), post-norm. out may be x. Every rank of the team calls it; it ends with all ranks done. */
+/* out[N, H] = layer(x[N, H]), post-norm. out may be x. Every rank of the team calls it; it ends with all ranks done.
+ * dropout is NULL in inference; `layer` counts from 1. */
 void sp_layer_forward(float *out, const struct sp_layer_acts *acts, const float *x, const struct sp_layer_weights *w,
-                      const struct sp_layer_kind *kind, const struct sp_chunk *chunk, struct sp_team *team);
+                      const struct sp_layer_kind *kind, const struct sp_dropout *dropout, int64_t layer,
+                      const struct sp_chunk *chunk, struct sp_team *team);
 
 #endif

@@ -6,6 +6,7 @@
  *     S^T = K Q^T          (the queries packed as a panel [d][nr])
  *     S^T = softmax down the columns of S^T / sqrt d
  *     context = S V / sums (the values are read in place)
+ * Dropout sets exponentials to zero while the sums stay those of all of them: it is probabilities that are dropped.
  */
 #include "sentpool.h"
 
@@ -16,6 +17,8 @@
 struct head {
 	const float *q, *k, *v;
 	int64_t ld, T, d;
+	struct sp_draws draws;
+	int64_t block; /* of the draws of key 0 */
 };
 
 struct scratch {
@@ -71,21 +74,27 @@ static void head_forward(float *context, int64_t ldc, struct head head, struct s
 		int64_t count = head.T - first < kernels->nr ? head.T - first : kernels->nr;
 		scores_forward(s, head, first, count);
 		kernels->softmax_columns(s.scores, s.sums, scale, head.T);
+		if (head.draws.threshold)
+			kernels->dropout_columns(s.scores, &head.draws, first, count, head.block, head.T);
 		context_forward(context + first * ldc, ldc, s, head, count);
 	}
 }
 
 void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
-                          int64_t heads, int64_t d, float *scratch, struct sp_team *team)
+                          int64_t heads, int64_t d, const struct sp_dropout *dropout, int64_t layer, float *scratch,
+                          struct sp_team *team)
 {
 	int64_t nr = sp_runtime()->kernels->nr, H = heads * d, first, end;
 	struct scratch s = {scratch + nr, scratch + nr + d * nr, scratch};
 	while (sp_team_take(team, chunk->n * heads, 1, &first, &end)) {
 		for (int64_t unit = first; unit < end; unit++) {
-			int64_t row = chunk->offsets[unit / heads], column = unit % heads * d;
-			const float *q = qkv + row * ld + column;
-			struct head head = {q, q + H, q + 2 * H, ld, chunk->offsets[unit / heads + 1] - row, d};
-			head_forward(context + row * ldc + column, ldc, head, s);
+			int64_t sentence = unit / heads, number = unit % heads;
+			int64_t row = chunk->offsets[sentence], T = chunk->offsets[sentence + 1] - row;
+			const float *q = qkv + row * ld + number * d;
+			struct sp_draws draws =
+				sp_dropout_draws(dropout, SP_SITE_ATTENTION, layer, chunk->first + sentence);
+			struct head head = {q, q + H, q + 2 * H, ld, T, d, draws, number * ((T + 3) / 4)};
+			head_forward(context + row * ldc + number * d, ldc, head, s);
 		}
 		if (sp_runtime()->engine == SP_PANEL)
 			sp_count_panel_calls(2 * (end - first));

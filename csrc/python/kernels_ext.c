@@ -5,6 +5,8 @@
 #define SP_IMPORT_ARRAY
 #include "python/binding.h"
 
+#include "kernels/philox.h"
+
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -27,9 +29,9 @@ static const struct sp_kernels *find(const char *isa)
 static const struct {
 	const char *name;
 	size_t offset;
-} fields[] = {FIELD(gemm),          FIELD(pack),          FIELD(activation),     FIELD(softmax_columns),
-              FIELD(divide_rows),   FIELD(add_layernorm), FIELD(embed_row),      FIELD(pool_sum),
-              FIELD(pool_weighted), FIELD(pool_max),      FIELD(sum_of_squares), FIELD(dots)};
+} fields[] = {FIELD(gemm),           FIELD(pack),      FIELD(activation), FIELD(softmax_columns), FIELD(divide_rows),
+              FIELD(add_layernorm),  FIELD(embed_row), FIELD(pool_sum),   FIELD(pool_weighted),   FIELD(pool_max),
+              FIELD(sum_of_squares), FIELD(dots),      FIELD(dropout),    FIELD(dropout_columns)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)
@@ -84,6 +86,17 @@ static PyObject *gemm(PyObject *Py_UNUSED(module), PyObject *args)
 	return (PyObject *)c;
 }
 
+/* The four words of Philox4x32-10 for a counter of four words and a seed. */
+static PyObject *philox(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	uint32_t c[4], words[4];
+	unsigned long long seed;
+	if (!PyArg_ParseTuple(args, "(IIII)K:philox", &c[0], &c[1], &c[2], &c[3], &seed))
+		return NULL;
+	sp_philox(words, c, seed);
+	return Py_BuildValue("(IIII)", words[0], words[1], words[2], words[3]);
+}
+
 struct steps {
 	int32_t *computed; /* [steps][count]: how often each output was computed */
 	int64_t steps, count, grain;
@@ -127,6 +140,7 @@ static PyObject *steps(PyObject *Py_UNUSED(module), PyObject *args)
 static PyMethodDef methods[] = {
 	{"steps", steps, METH_VARARGS, "steps(threads, steps, count, grain, late)\n--\n\nWhat a team computed."},
 	{"kernels", kernels, METH_O, "kernels(isa)\n--\n\nAddresses of the kernels of one instruction set, and nr."},
+	{"philox", philox, METH_VARARGS, "philox(counter, seed)\n--\n\nPhilox4x32-10 of four words and a seed."},
 	{"gemm", gemm, METH_VARARGS, "gemm(a, b)\n--\n\na @ b for float32 matrices of any strides."},
 	{NULL, NULL, 0, NULL}};
 

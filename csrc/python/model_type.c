@@ -265,6 +265,46 @@ static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offset
 	return 1;
 }
 
+/* Let a job whose arrays are set drop values. `object` is None or (hidden, attention, seed, step, first_row). */
+static int dropout_from_object(PyObject *object, struct sp_encode_job *job, struct sp_dropout *dropout)
+{
+	PyObject *seed;
+	long long step, first_row;
+	if (object == Py_None)
+		return 1;
+	if (!PyTuple_Check(object)) {
+		PyErr_Format(PyExc_TypeError, "dropout must be None or a tuple, not %R", object);
+		return 0;
+	}
+	if (!PyArg_ParseTuple(object, "ddOLL;dropout must be (hidden, attention, seed, step, first_row)",
+	                      &dropout->hidden, &dropout->attention, &seed, &step, &first_row))
+		return 0;
+	if (!(dropout->hidden >= 0 && dropout->hidden < 1 && dropout->attention >= 0 && dropout->attention < 1)) {
+		PyErr_Format(PyExc_ValueError, "dropout is %R; its probabilities must be from 0 to below 1", object);
+		return 0;
+	}
+	dropout->seed = PyLong_AsUnsignedLongLong(seed);
+	if (PyErr_Occurred()) {
+		PyErr_Format(PyExc_ValueError, "dropout is %R; its seed must be an integer from 0 to 2**64 - 1",
+		             object);
+		return 0;
+	}
+	if (!check_size("step of dropout", step, 0, UINT32_MAX) ||
+	    !check_size("first_row of dropout", first_row, 0, (1LL << 32) - job->B))
+		return 0;
+	dropout->step = (uint32_t)step;
+	dropout->first_row = first_row;
+	job->dropout = dropout;
+	int64_t longest = sp_dropout_longest(job->model->config.layer.heads);
+	for (int64_t i = 0; i < job->B; i++)
+		if (job->offsets[i + 1] - job->offsets[i] > longest) {
+			PyErr_Format(PyExc_ValueError, "offsets: with dropout sentence %lld may have %lld tokens",
+			             (long long)i, (long long)longest);
+			return 0;
+		}
+	return 1;
+}
+
 static int pooling_from_name(PyObject *name, enum sp_pooling *pooling)
 {
 	static const char *const names[] = {"cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token"};
@@ -301,19 +341,22 @@ static int check_layers(PyArrayObject *layers, int64_t L)
 
 static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"ids", "offsets", "layers", "tokens", "batch_size", "skip", "threads", NULL};
-	PyObject *ids_in, *offsets_in, *layers_in, *tokens_in, *tokens = NULL;
+	static char *names[] = {"ids", "offsets", "layers", "tokens", "batch_size", "skip", "threads", "dropout", NULL};
+	PyObject *ids_in, *offsets_in, *layers_in, *tokens_in, *tokens = NULL, *dropout_in = Py_None;
 	PyArrayObject *ids = NULL, *offsets = NULL, *layers = NULL, *states = NULL;
 	enum sp_pooling *poolings = NULL;
 	long long batch_size = 32, skip = 0, threads = 1;
 	struct sp_encode_job job;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$LLL:layer_states", names, &ids_in, &offsets_in,
-	                                 &layers_in, &tokens_in, &batch_size, &skip, &threads) ||
+	struct sp_dropout dropout;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$LLLO:layer_states", names, &ids_in, &offsets_in,
+	                                 &layers_in, &tokens_in, &batch_size, &skip, &threads, &dropout_in) ||
 	    !check_size("skip", skip, 0, INT32_MAX) ||
 	    !job_from_arrays(self, ids_in, offsets_in, batch_size, threads, &job, &ids, &offsets))
 		return NULL;
 
 	const struct sp_config *config = &self->model->config;
+	if (!dropout_from_object(dropout_in, &job, &dropout))
+		goto cleanup;
 	layers = sp_array_in(layers_in, NPY_INT64, 1, "layers");
 	tokens = layers && check_layers(layers, config->layers) ? PySequence_Tuple(tokens_in) : NULL;
 	if (!tokens)
@@ -349,19 +392,21 @@ cleanup:
 
 static PyObject *model_hidden_states(ModelObject *self, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"ids", "offsets", "first_layer", "threads", NULL};
-	PyObject *ids_in, *offsets_in;
-	PyArrayObject *ids, *offsets;
+	static char *names[] = {"ids", "offsets", "first_layer", "threads", "dropout", NULL};
+	PyObject *ids_in, *offsets_in, *dropout_in = Py_None;
+	PyArrayObject *ids, *offsets, *hidden = NULL;
 	long long first_layer = 0, threads = 1;
 	struct sp_encode_job job;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LL:hidden_states", names, &ids_in, &offsets_in,
-	                                 &first_layer, &threads) ||
+	struct sp_dropout dropout;
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLO:hidden_states", names, &ids_in, &offsets_in,
+	                                 &first_layer, &threads, &dropout_in) ||
 	    !check_size("first_layer", first_layer, 0, self->model->config.layers) ||
 	    !job_from_arrays(self, ids_in, offsets_in, INT32_MAX, threads, &job, &ids, &offsets))
 		return NULL;
 	const struct sp_config *config = &self->model->config;
 	npy_intp shape[] = {config->layers + 1 - first_layer, PyArray_DIM(ids, 0), config->layer.hidden};
-	PyArrayObject *hidden = sp_array_new(3, shape, NPY_FLOAT32);
+	if (dropout_from_object(dropout_in, &job, &dropout))
+		hidden = sp_array_new(3, shape, NPY_FLOAT32);
 	if (hidden) {
 		struct sp_hidden_request request = {SP_FLOATS(hidden), shape[1], first_layer};
 		job.sink = sp_hidden_states_sink(&request, config->layers, config->layer.hidden);
@@ -417,10 +462,10 @@ static PyMethodDef model_methods[] = {
 	{"finish", (PyCFunction)model_finish, METH_NOARGS,
          "finish($self)\n--\n\nCheck that every tensor is loaded; from now on the model runs and cannot change."},
 	{"layer_states", (PyCFunction)(void (*)(void))model_layer_states, METH_VARARGS | METH_KEYWORDS,
-         "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1)\n--\n\n"
+         "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1, dropout=None)\n--\n\n"
          "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},
 	{"hidden_states", (PyCFunction)(void (*)(void))model_hidden_states, METH_VARARGS | METH_KEYWORDS,
-         "hidden_states($self, ids, offsets, *, first_layer=0, threads=1)\n--\n\n"
+         "hidden_states($self, ids, offsets, *, first_layer=0, threads=1, dropout=None)\n--\n\n"
          "Every token's state at every layer from first_layer on: float32 (L + 1 - first_layer, N, H)."},
 	{"sbert_wk", (PyCFunction)(void (*)(void))model_sbert_wk, METH_VARARGS | METH_KEYWORDS,
          "sbert_wk($self, ids, offsets, layer_start, window, *, batch_size=32, skip=0, threads=1)\n--\n\n"
