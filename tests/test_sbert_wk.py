@@ -15,6 +15,7 @@ from golden_cases import load, noise
 from test_bits import environments
 
 from sentpool import SentenceEncoder, _core
+from sentpool.pooling import Normalize, Pooling, SbertWk
 
 HERE = Path(__file__).resolve().parent
 
@@ -433,18 +434,22 @@ TEXTS = ["the cat sat on the mat.", "a big dog runs!", "", "happy", "the cat sat
 
 def test_of_texts(tmp_path):
     model = SentenceEncoder(bert_folder(tmp_path, num_hidden_layers=6))
-    found = model._run(TEXTS, None, None).sbert_wk(4, 2)
+    found = model.encode(TEXTS, pooling="sbert_wk")
     assert_close(found, np.stack([sbert_wk(states, 4, 2) for states in model.hidden_states(TEXTS)]), 1e-6)
-    assert model._run([], None, None).sbert_wk(4, 2).shape == (0, 24)
+    assert model.encode([], pooling="sbert_wk").shape == (0, 24)
+    head = Pooling(SbertWk(2, window=1), head=(Normalize(),))
+    expected = np.stack([sbert_wk(states, 2, 1) for states in model.hidden_states(TEXTS)])
+    assert_close(model.encode(TEXTS, pooling=head), expected / np.linalg.norm(expected, axis=1, keepdims=True), 1e-6)
     with pytest.raises(ValueError, match="layer_start is 7"):
-        model._run([], None, None).sbert_wk(7, 2)
+        model.encode(TEXTS, pooling=SbertWk(7))
 
 
 def test_a_prompt_can_be_left_out(tmp_path):
     model = SentenceEncoder(sentence_transformers_folder(tmp_path))
     hidden = model.hidden_states(TEXTS, prompt="the big ")
     for skip_prompt, skip in ((False, 0), (True, 3)):  # [CLS] the big
-        found = model._run(TEXTS, "the big ", None).sbert_wk(1, 1, skip_prompt=skip_prompt)
+        chosen = Pooling(SbertWk(1, window=1), include_prompt=not skip_prompt)
+        found = model.encode(TEXTS, prompt="the big ", pooling=chosen)
         assert_close(found, np.stack([sbert_wk(states[:, skip:], 1, 1) for states in hidden]), 1e-6)
 
 
@@ -456,4 +461,4 @@ def test_a_vector_that_is_not_finite_is_an_error(tmp_path):
             tensors[name] = np.full_like(tensors[name], 3e38)
     write_safetensors(folder / "model.safetensors", tensors)
     with pytest.raises(ValueError, match=r"the vector of sentences\[0\] is not finite"):
-        SentenceEncoder(folder)._run(TEXTS, None, None).sbert_wk(0, 2)
+        SentenceEncoder(folder).encode(TEXTS, pooling=SbertWk(0))

@@ -146,7 +146,7 @@ static int start_elsewhere(pthread_attr_t *attributes, cpu_set_t *allowed)
 	if (sched_getaffinity(0, sizeof *allowed, allowed) != 0 || CPU_COUNT(allowed) < 2)
 		return 0;
 	cpu_set_t others = *allowed;
-	CPU_CLR(sched_getcpu(), &others);
+	CPU_CLR((size_t)sched_getcpu(), &others);
 	if (pthread_attr_init(attributes) != 0)
 		return 0;
 	if (pthread_attr_setaffinity_np(attributes, sizeof others, &others) == 0)
