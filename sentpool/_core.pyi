@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 # The probabilities at hidden states and at attention's, the seed, the step, and the row of the first sentence.
-Dropout = tuple[float, float, int, int, int]
+_Dropout = tuple[float, float, int, int, int]
 
 class Model:
     def __new__(
@@ -36,7 +36,7 @@ class Model:
         batch_size: int = 32,
         skip: int = 0,
         threads: int = 1,
-        dropout: Dropout | None = None,
+        dropout: _Dropout | None = None,
     ) -> NDArray[np.float32]: ...
     def hidden_states(
         self,
@@ -45,7 +45,7 @@ class Model:
         *,
         first_layer: int = 0,
         threads: int = 1,
-        dropout: Dropout | None = None,
+        dropout: _Dropout | None = None,
     ) -> NDArray[np.float32]: ...
     def sbert_wk(
         self,
