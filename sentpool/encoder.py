@@ -117,6 +117,36 @@ class SentenceEncoder:
         dimension = self.pooling.dimension(self.hidden_size, self.n_layers)
         return min(dimension, self.folder.truncate_dim or dimension)
 
+    def save_pretrained(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a model folder that `SentenceEncoder(path)` opens to the same bits.
+
+        It holds the encoder's weights byte for byte as the model's own folder stores them, its tokenizer, the pooling
+        in use, `max_seq_length` and prompts as they are now. sentence-transformers opens it too, to the same vectors,
+        where its modules suffice: token poolings, averages and weighted sums of layers, heads of `Dense` and
+        `Normalize`. A folder with another pooling it refuses.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new or an empty folder. It gets its name when it is whole.
+        overwrite : bool, default False
+            Replace a model folder that is there, with all that is in it.
+
+        Raises
+        ------
+        FileExistsError
+            The folder is there and not empty, and `overwrite` is False or it holds no model.
+        TypeError
+            The pooling has parts that are not sentpool's.
+        ModelFolderError
+            The model's own folder, from which the weights are copied, is gone or has changed since it was opened.
+        OSError
+            Writing fails, for want of space or permission; nothing is left behind.
+        """
+        from sentpool.saving import save_model  # what most never need
+
+        save_model(self, path, overwrite=overwrite)
+
     def provenance(self) -> dict:
         """What is needed to get the same vectors again, ready for JSON.
 
