@@ -86,6 +86,7 @@ OURS = {
     "scalar mix": Pooling(ScalarMix(normal(L + 1), gamma=1.7, tokens="cls"), include_prompt=False),
     "attention": ATTENTION,
     "oh2022": Pooling(ATTENTION, head=(Dense(normal(H, 2 * H), normal(H), "tanh"),)),
+    "sbert_wk": Pooling(SbertWk(layer_start=1), head=(Normalize(),)),
     "truncated": Pooling("mean", head=(Truncate(5), Normalize())),
     "whitening": Pooling("mean", head=(Whitening(5).fit(VECTORS),)),
     "all but the top": Pooling("mean", head=(Normalize(), AllButTheTop(2).fit(VECTORS))),
