@@ -41,7 +41,7 @@ def replacing(path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def check_replaceable(path) -> None:
@@ -55,7 +55,7 @@ def check_replaceable(path) -> None:
         raise PermissionError(f"cannot write {os.fspath(path)!r}: no permission in {os.fspath(target.parent)!r}")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the rename itself survive a power cut; file systems that cannot do it are left alone."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -17,7 +17,7 @@ from sentpool.encoding_run import Dropout, EncodeInfo, EncodingRun
 from sentpool.errors import shown, warn
 from sentpool.folder import open_folder
 from sentpool.layer_states import LayerStates, filling
-from sentpool.pooling import Pooling, SbertWk, names
+from sentpool.pooling import Pooling, SbertWk
 from sentpool.pooling.layers import token_poolings
 from sentpool.threads import resolve
 
@@ -31,7 +31,8 @@ class SentenceEncoder:
         A sentence-transformers folder, a plain Hugging Face BERT folder, or (with the extra `hub`) a name on the hub.
         A folder never touches the network.
     pooling : str, sequence of str or Pooling, optional
-        Replaces everything behind the encoder; by default what the folder says, `mean` for a plain encoder.
+        Replaces everything behind the encoder; by default what the folder says or was trained with (SimCSE, Oh et al.
+        2022), `mean` for a plain encoder. A pooling with parameters is one that the folder holds if given by name.
     device : None or "cpu"
         For scripts written for sentence-transformers.
 
@@ -41,6 +42,12 @@ class SentenceEncoder:
         No such folder.
     ModelFolderError
         The folder is no model, is broken, or holds something that is not understood; names file, field and value.
+
+    Warns
+    -----
+    SentpoolWarning
+        Once about stored tensors that nothing uses; once if no `pooling` is given and the folder is a checkpoint of
+        SimCSE whose MLP is left out, or that does not say whether it belongs to the embedding.
 
     Examples
     --------
@@ -53,9 +60,11 @@ class SentenceEncoder:
         _check_device(device)
         _warn_if_slow()
         self.folder = open_folder(model_name_or_path)
+        if pooling is None and self.folder.notice:
+            warn(self.folder.notice)
         self.pooling = self.folder.pooling if pooling is None else pooling
         self._core = _core.Model(**self.folder.config.core_arguments())
-        weights.load_into(self._core, self.folder.transformer_path, self.folder.config)
+        weights.load_into(self._core, self.folder.transformer_path, self.folder.config, self.folder.head_tensors)
         self._core.finish()
 
     @classmethod
@@ -107,6 +116,36 @@ class SentenceEncoder:
         """How many numbers `encode` gives per sentence."""
         dimension = self.pooling.dimension(self.hidden_size, self.n_layers)
         return min(dimension, self.folder.truncate_dim or dimension)
+
+    def save_pretrained(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a model folder that `SentenceEncoder(path)` opens to the same bits.
+
+        It holds the encoder's weights byte for byte as the model's own folder stores them, its tokenizer, the pooling
+        in use, `max_seq_length` and prompts as they are now. sentence-transformers opens it too, to the same vectors,
+        where its modules suffice: token poolings, averages and weighted sums of layers, heads of `Dense` and
+        `Normalize`. A folder with another pooling it refuses.
+
+        Parameters
+        ----------
+        path : str or Path
+            A new or an empty folder. It gets its name when it is whole.
+        overwrite : bool, default False
+            Replace a model folder that is there, with all that is in it.
+
+        Raises
+        ------
+        FileExistsError
+            The folder is there and not empty, and `overwrite` is False or it holds no model.
+        TypeError
+            The pooling has parts that are not sentpool's.
+        ModelFolderError
+            The model's own folder, from which the weights are copied, is gone or has changed since it was opened.
+        OSError
+            Writing fails, for want of space or permission; nothing is left behind.
+        """
+        from sentpool.saving import save_model  # what most never need
+
+        save_model(self, path, overwrite=overwrite)
 
     def provenance(self) -> dict:
         """What is needed to get the same vectors again, ready for JSON.
@@ -267,8 +306,8 @@ class SentenceEncoder:
 
     def _checked_pooling(self, value) -> Pooling:
         """A pooling that fits this encoder; a name whose parameters the folder holds means the folder's."""
-        own = self.folder.pooling
-        pooling = own if isinstance(value, str) and names.is_called(own, value) else Pooling.from_name(value)
+        trained = self.folder.trained_pooling(value) if isinstance(value, str) else None
+        pooling = Pooling.from_name(value) if trained is None else trained
         pooling.dimension(self.hidden_size, self.n_layers)
         return pooling
 

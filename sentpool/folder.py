@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sentpool import weights
+from sentpool.checkpoints import read_trained
 from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, warn
 from sentpool.fields import Fields, is_there
 from sentpool.hub import model_folder
-from sentpool.modules import module_list, read_dense, read_normalize, read_pooling
-from sentpool.pooling import Pooling
+from sentpool.modules import (
+    MODULES_FILE,
+    OWN_MODULE,
+    WITH_WEIGHTS,
+    module_list,
+    read_dense,
+    read_normalize,
+    read_pooling,
+    read_weighted_layers,
+)
+from sentpool.pooling import Layers, Pooling, names
 from sentpool.pooling.head import HeadModule
+from sentpool.pooling_file import ARRAYS_FILE, read_pooling_files
 from sentpool.tokenizer import TextTokenizer
-
-MODULES_FILE = "modules.json"
+from sentpool.tokenizer_files import FILES
 
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
@@ -31,6 +42,9 @@ _TRANSFORMER_SETTINGS = (
     "sentence_xlnet_config.json",
 )
 
+# Of files, by their paths below the model folder; None for one that is not there.
+_Stamps = dict[str, tuple[int, int] | None]
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -42,10 +56,20 @@ class ModelFolder:
         The folder, and the one of its encoder, which may be the same.
     pooling
         What follows the encoder.
+    trained
+        Further poolings whose parameters the folder holds, by name.
+    notice
+        What somebody who takes `pooling` without having chosen it should know.
+    head_tensors
+        The names of tensors in the encoder's files that poolings took.
     prompts, default_prompt_name, similarity_fn_name, truncate_dim
         As in `config_sentence_transformers.json`.
+    do_lower_case
+        As in `sentence_bert_config.json`.
     weight_stamps
         `weights.stamp` of every weight file, taken before it was read, by its path below `path`.
+    source_stamps
+        The same of all that the encoder and its tokenizer are read from, with None for files that are not there.
     """
 
     path: Path
@@ -53,14 +77,23 @@ class ModelFolder:
     config: EncoderConfig
     tokenizer: TextTokenizer
     pooling: Pooling = Pooling("mean")
+    trained: Mapping[str, Pooling] = field(default_factory=dict)
+    notice: str | None = None
+    head_tensors: frozenset[str] = frozenset()
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
     truncate_dim: int | None = None
-    weight_stamps: dict[str, tuple[int, int] | None] = field(default_factory=dict, repr=False)
+    do_lower_case: bool = False
+    weight_stamps: _Stamps = field(default_factory=dict, repr=False)
+    source_stamps: _Stamps = field(default_factory=dict, repr=False)
+
+    def trained_pooling(self, name: str) -> Pooling | None:
+        """The pooling that the name of one with parameters means here, if the folder holds those."""
+        return self.pooling if names.is_called(self.pooling, name) else self.trained.get(name)
 
     def weight_hashes(self) -> dict[str, str | None]:
-        """The SHA-256 of every weight file, the encoder's and those of Dense modules, by its path below `path`.
+        """The SHA-256 of every weight file, the encoder's and those of its modules, by its path below `path`.
 
         Warns
         -----
@@ -77,6 +110,17 @@ class ModelFolder:
             )
         return hashes
 
+    def require_unchanged(self) -> None:
+        """Raise ModelFolderError if the encoder's weights, its configuration or its tokenizer are no more what was
+        read from them."""
+        known, found = self.source_stamps, _source_stamps(self.path, self.transformer_path)
+        changed = [name for name in sorted({*known, *found}) if known.get(name) != found.get(name)]
+        if changed:
+            raise ModelFolderError(
+                f"{self.path}: changed since the model was opened: {', '.join(changed)}; the model's files are copied "
+                f"from there: open it again"
+            )
+
 
 def open_folder(path_or_hub_name: str | os.PathLike[str]) -> ModelFolder:
     """Open a model folder, or fetch one from the hub by its name.
@@ -85,8 +129,8 @@ def open_folder(path_or_hub_name: str | os.PathLike[str]) -> ModelFolder:
     ----------
     path_or_hub_name
         A sentence-transformers folder (it has a `modules.json`) or a plain Hugging Face one (a
-        `config.json`). What is no folder and reads like `organisation/name` is fetched if `huggingface_hub`
-        is installed.
+        `config.json`), also one that the training code of SimCSE or of Oh et al. 2022 left. What is no folder and reads
+        like `organisation/name` is fetched if `huggingface_hub` is installed.
 
     Raises
     ------
@@ -101,64 +145,125 @@ def open_folder(path_or_hub_name: str | os.PathLike[str]) -> ModelFolder:
     Warns
     -----
     SentpoolWarning
-        Once, with the names of stored tensors that the encoder does not use.
+        Once, with the names of stored tensors that nothing uses.
     """
     root = model_folder(path_or_hub_name)
     if is_there(root / MODULES_FILE):
         return _open_sentence_transformers(root)
     if not is_there(root / "config.json"):
         raise ModelFolderError(f"{root}: not a model folder: neither {MODULES_FILE} nor config.json is there")
+    sources, stamps = _source_stamps(root, root), _weight_stamps(root, root)
     config = EncoderConfig.read(root)
-    stamps = _weight_stamps(root, root)
-    weights.check(root, config)
-    return ModelFolder(root, root, config, TextTokenizer.read(root, config), weight_stamps=stamps)
+    trained = read_trained(root, config)
+    weights.check(root, config, trained.tensors)
+    return ModelFolder(
+        root,
+        root,
+        config,
+        TextTokenizer.read(root, config),
+        trained.default,
+        trained=trained.by_name,
+        notice=trained.notice,
+        head_tensors=trained.tensors,
+        weight_stamps=stamps,
+        source_stamps=sources,
+    )
 
 
 def _open_sentence_transformers(root: Path) -> ModelFolder:
     modules = module_list(root / MODULES_FILE)
-    kinds = [kind for kind, _ in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or {"Transformer", "Pooling"} & set(kinds[2:]):
-        raise ModelFolderError(
-            f"{root / MODULES_FILE}: lists {', '.join(kinds) or 'no modules'}; expected Transformer, "
-            f"Pooling, then any of Dense and Normalize"
-        )
-    transformer, pooling = modules[0][1], modules[1][1]
+    _check_order(root, [kind for kind, _ in modules])
+    transformer = modules[0][1]
+    sources, stamps = _source_stamps(root, transformer), _module_stamps(root, modules)
     settings = _transformer_settings(transformer)
     config = EncoderConfig.read(transformer)
-    stamps = _weight_stamps(root, transformer)
     weights.check(transformer, config)
+    do_lower_case = settings.boolean("do_lower_case", False)
     tokenizer = TextTokenizer.read(
         transformer,
         config,
         max_seq_length=settings.optional_integer("max_seq_length", maximum=1 << 40),
-        do_lower_case=settings.boolean("do_lower_case", False),
+        do_lower_case=do_lower_case,
     )
-    modes, include_prompt = read_pooling(Fields.read(pooling / "config.json"), config.hidden_size)
-    head: list[HeadModule] = []
-    width = config.hidden_size * len(modes)
-    for kind, path in modules[2:]:
-        if kind == "Dense":
-            stamps |= _weight_stamps(root, path)
-            head.append(read_dense(path, width))
-            width = len(head[-1].weight)
-        else:
-            head.append(read_normalize(path))
+    pooling = _read_pooling(transformer, modules[1:], config)
     return ModelFolder(
         root,
         transformer,
         config,
         tokenizer,
-        Pooling(modes, head, include_prompt),
+        pooling,
+        do_lower_case=do_lower_case,
         weight_stamps=stamps,
-        **_model_settings(Fields.read_if_there(root / "config_sentence_transformers.json"), width),
+        source_stamps=sources,
+        **_model_settings(
+            Fields.read_if_there(root / "config_sentence_transformers.json"),
+            pooling.dimension(config.hidden_size, config.num_hidden_layers),
+        ),
     )
 
 
-def _weight_stamps(root: Path, module: Path) -> dict[str, tuple[int, int] | None]:
+def _check_order(root: Path, kinds: list[str]) -> None:
+    """Raise unless the modules are Transformer and ours, or Transformer, Pooling and a head."""
+    if kinds == ["Transformer", OWN_MODULE]:
+        return
+    rest = kinds[:1] + kinds[2:] if kinds[1:2] == ["WeightedLayerPooling"] else kinds
+    if rest[:2] != ["Transformer", "Pooling"] or not {"Dense", "Normalize"}.issuperset(rest[2:]):
+        raise ModelFolderError(
+            f"{root / MODULES_FILE}: lists {', '.join(kinds) or 'no modules'}; expected Transformer, "
+            f"Pooling, then any of Dense and Normalize; WeightedLayerPooling may precede Pooling"
+        )
+
+
+def _read_pooling(transformer: Path, modules: list[tuple[str, Path]], config: EncoderConfig) -> Pooling:
+    """The pooling that the modules behind the Transformer are."""
+    if modules[0][0] == OWN_MODULE:
+        return read_pooling_files(modules[0][1], config)
+    *weighted, (_, pooling) = modules[: 1 + (modules[0][0] == "WeightedLayerPooling")]
+    modes, include_prompt = read_pooling(Fields.read(pooling / "config.json"), config.hidden_size)
+    layers = Layers([-1], modes)
+    for _, path in weighted:
+        _require_all_layers(transformer)
+        layers = read_weighted_layers(path, config, modes)
+    head: list[HeadModule] = []
+    width = config.hidden_size * len(modes)
+    for kind, path in modules[1 + len(weighted) :]:
+        head.append(read_dense(path, width) if kind == "Dense" else read_normalize(path))
+        width = head[-1].dimension(width)
+    return Pooling(layers, head, include_prompt)
+
+
+def _require_all_layers(transformer: Path) -> None:
+    fields = Fields.read(transformer / "config.json")
+    if fields.values.get("output_hidden_states") is not True:
+        raise fields.error(
+            "output_hidden_states",
+            "true, because WeightedLayerPooling takes every layer; without it sentence-transformers leaves that module "
+            "out unseen",
+        )
+
+
+def _module_stamps(root: Path, modules: list[tuple[str, Path]]) -> _Stamps:
+    stamps: _Stamps = {}
+    for kind, path in modules:
+        if kind == OWN_MODULE:
+            stamps |= _stamps(root, [path / ARRAYS_FILE])
+        elif kind in WITH_WEIGHTS:
+            stamps |= _weight_stamps(root, path)
+    return stamps
+
+
+def _weight_stamps(root: Path, module: Path) -> _Stamps:
     try:
-        files = weights.weight_files(module)
+        return _stamps(root, weights.weight_files(module))
     except ModelFolderError:  # raised again by whoever reads the module, after what it finds first
         return {}
+
+
+def _source_stamps(root: Path, transformer: Path) -> _Stamps:
+    return _weight_stamps(root, transformer) | _stamps(root, [transformer / name for name in ("config.json", *FILES)])
+
+
+def _stamps(root: Path, files: list[Path]) -> _Stamps:
     return {path.relative_to(root).as_posix(): weights.stamp(path) for path in files}
 
 

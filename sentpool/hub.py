@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from pathlib import Path
 
-from sentpool.errors import shown
+from sentpool.errors import ModelFolderError, shown
+from sentpool.fields import is_there
+from sentpool.modules import MODULES_FILE, WITH_WEIGHTS, module_list
+from sentpool.pooling_file import ARRAYS_FILE, CONFIG_FILE
+from sentpool.weights import weight_files
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
-# What this package reads, in the folder and in its modules' folders; weights in other formats stay where they
-# are.
+# What this package reads, in the folder and in its modules' folders. Weights in torch's format are asked for only where
+# there are no others.
 _WANTED = (
     "*modules.json",
     "*config.json",
@@ -24,8 +29,12 @@ _WANTED = (
     "*model.safetensors",
     "*model-*.safetensors",
     "*model.safetensors.index.json",
+    f"*{CONFIG_FILE}",
+    f"*{ARRAYS_FILE}",
 )
+_WANTED_OF_TORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 _UNWANTED = ("onnx/*", "openvino/*")
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def model_folder(path_or_name: str | os.PathLike[str]) -> Path:
@@ -85,6 +94,12 @@ def _fetch(name: str) -> Path:
         ) from None
     try:
         fetched = huggingface_hub.snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        of_torch = _weights_of_torch(Path(fetched))
+        if of_torch:
+            # The snapshot's folder is named by its commit: what comes now belongs to what is there.
+            commit = os.path.basename(fetched)
+            revision = commit if _COMMIT.fullmatch(commit) else None
+            fetched = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=of_torch)
         return Path(os.path.abspath(fetched))
     # Whatever goes wrong (no such model, no network, no permission) comes in some error of that library's
     # own.
@@ -92,3 +107,24 @@ def _fetch(name: str) -> Path:
         raise FileNotFoundError(
             f"no model folder {shown(name)}, and the Hugging Face hub does not give it: {error}"
         ) from None  # that library's own tracebacks fill pages
+
+
+def _weights_of_torch(folder: Path) -> list[str]:
+    """Patterns of the weights that may be there in torch's format alone: of the folder, or of modules."""
+    try:
+        modules = module_list(folder / MODULES_FILE) if is_there(folder / MODULES_FILE) else [("Transformer", folder)]
+    except ModelFolderError:  # said again by whoever opens the folder
+        return []
+    homes = [path for kind, path in modules if kind in WITH_WEIGHTS and not _has_weights(path)]
+    return [
+        (Path(glob.escape(home.relative_to(folder).as_posix())) / name).as_posix()
+        for home in homes
+        for name in _WANTED_OF_TORCH
+    ]
+
+
+def _has_weights(folder: Path) -> bool:
+    try:
+        return all(map(is_there, weight_files(folder)))
+    except ModelFolderError:
+        return False

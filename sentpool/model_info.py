@@ -7,7 +7,8 @@ import warnings
 from collections import Counter
 
 from sentpool import weights
-from sentpool.folder import Dense, ModelFolder, open_folder
+from sentpool.folder import ModelFolder, open_folder
+from sentpool.pooling.names import short_name
 
 
 def describe(path_or_hub_name) -> str:
@@ -26,7 +27,7 @@ def describe(path_or_hub_name) -> str:
 
 def _encoder(folder: ModelFolder) -> dict[str, str]:
     config = folder.config
-    tensors, unused = weights.match(folder.transformer_path, config)
+    tensors, unused = weights.match(folder.transformer_path, config, folder.head_tensors)
     files = weights.weight_files(folder.transformer_path)
     types = Counter(tensor.dtype for tensor in tensors.values())
     parameters = sum(math.prod(tensor.shape) for tensor in tensors.values())
@@ -45,23 +46,19 @@ def _encoder(folder: ModelFolder) -> dict[str, str]:
 
 
 def _after_encoder(folder: ModelFolder) -> dict[str, str]:
-    width = folder.config.hidden_size * len(folder.pooling_modes)
-    head = []
-    for module in folder.head:
-        if isinstance(module, Dense):
-            head.append(f"dense {width} to {len(module.weight)} with {module.activation}")
-            width = len(module.weight)
-        else:
-            head.append("normalize")
+    pooling, config = folder.pooling, folder.config
+    width = pooling.dimension(config.hidden_size, config.num_hidden_layers)
+    head = [str(module) for module in pooling.head]
     if folder.truncate_dim is not None:
         head.append(f"first {folder.truncate_dim} of {width} numbers")
         width = folder.truncate_dim
     prompts = [
         f"{name} {text!r}{' (default)' * (name == folder.default_prompt_name)}" for name, text in folder.prompts.items()
     ]
-    return {
-        "pooling": " + ".join(folder.pooling_modes) + (" without the prompt" * (not folder.include_prompt)),
+    facts = {
+        "pooling": short_name(pooling.layers) + " without the prompt" * (not pooling.include_prompt),
         "head": ", then ".join(head) or "none",
         "embedding": f"{width} numbers, compared by {folder.similarity_fn_name}",
         "prompts": ", ".join(prompts) or "none",
     }
+    return facts | ({"notice": folder.notice} if folder.notice else {})

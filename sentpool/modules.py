@@ -1,19 +1,18 @@
-"""The modules of a sentence-transformers folder: where they are, what Pooling, Dense and Normalize say."""
+"""The modules of a sentence-transformers folder: where they are, what each but the Transformer says."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path, PureWindowsPath
 
-import numpy as np
-
+from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, shown
 from sentpool.fields import Fields, read_json
-from sentpool.pooling import Dense, Normalize
-from sentpool.weights import stored_tensors
+from sentpool.pooling import Dense, Normalize, WeightedLayer
+from sentpool.weights import finite_arrays, stored_tensors
 
 # Pooling modes in sentence-transformers' names, in the order in which it concatenates them, and in ours.
-_POOLING_MODES = {
+POOLING_MODES = {
     "cls": "cls",
     "max": "max",
     "mean": "mean",
@@ -22,7 +21,7 @@ _POOLING_MODES = {
     "lasttoken": "last_token",
 }
 # Up to version 5.3 each mode had a field of its own.
-_POOLING_FLAGS = {
+POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -31,7 +30,16 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "last_token",
 }
 
-_ACTIVATIONS = {
+MODULES_FILE = "modules.json"
+
+# The kinds that have weights.
+WITH_WEIGHTS = ("Transformer", "WeightedLayerPooling", "Dense")
+
+# What stands in `modules.json` for a pooling that sentence-transformers' modules cannot express: none of them, so that
+# sentence-transformers refuses the folder.
+OWN_MODULE = "sentpool.pooling.Pooling"
+
+ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.modules.activation.Tanh": "tanh",
     "torch.nn.modules.activation.GELU": "gelu",
@@ -40,18 +48,23 @@ _ACTIVATIONS = {
 }
 
 _LARGEST_WIDTH = 1 << 20
+# The size of a token's state, under its old and its new name.
+_WIDTHS = ("word_embedding_dimension", "embedding_dimension")
 
 
 def module_list(path: Path) -> list[tuple[str, Path]]:
-    """The kind and the folder of every module, in order."""
+    """The kind (the name of its class, or `OWN_MODULE`) and the folder of every module, in order."""
     modules = []
     for number, entry in enumerate(read_json(path, list)):
         if not isinstance(entry, dict):
             raise ModelFolderError(f"{path}: module {number} is {shown(entry)}; expected an object {{…}}")
         fields = Fields(path, entry, f"[{number}].")
-        kind = fields.string("type").rpartition(".")[2]
-        if fields.values["type"] not in _class_paths(kind):
-            raise fields.error("type", "sentence-transformers' Transformer, Pooling, Dense or Normalize")
+        kind = fields.string("type")
+        if kind != OWN_MODULE:
+            kind = kind.rpartition(".")[2]
+            if fields.values["type"] not in _class_paths(kind):
+                known = "Transformer, WeightedLayerPooling, Pooling, Dense or Normalize"
+                raise fields.error("type", f"sentence-transformers' {known}")
         fields.refuse_others(("idx", "name", "path", "type"))
         modules.append((kind, _module_path(fields, path.parent)))
     return modules
@@ -61,6 +74,7 @@ def _class_paths(kind: str) -> tuple[str, ...]:
     """Where a module's class is, or was in earlier versions; none for other kinds."""
     packages = {
         "Transformer": "base.modules.transformer",
+        "WeightedLayerPooling": "sentence_transformer.modules.weighted_layer_pooling",
         "Pooling": "sentence_transformer.modules.pooling",
         "Dense": "base.modules.dense",
         "Normalize": "base.modules.normalize",
@@ -96,19 +110,36 @@ def _module_path(fields: Fields, root: Path) -> Path:
 
 def read_pooling(fields: Fields, hidden_size: int) -> tuple[tuple[str, ...], bool]:
     """The modes, in our names, and whether prompts are pooled."""
-    widths = ("word_embedding_dimension", "embedding_dimension")
-    fields.refuse_others((*widths, "pooling_mode", "include_prompt", *_POOLING_FLAGS))
-    for name in widths:
-        fields.choice(name, (hidden_size,), hidden_size)
+    _check_width(fields, hidden_size)
+    fields.refuse_others((*_WIDTHS, "pooling_mode", "include_prompt", *POOLING_FLAGS))
     include_prompt = fields.boolean("include_prompt", True)
     if not fields.has("pooling_mode"):
-        modes = tuple(mode for flag, mode in _POOLING_FLAGS.items() if fields.boolean(flag, False))
+        modes = tuple(mode for flag, mode in POOLING_FLAGS.items() if fields.boolean(flag, False))
         return modes or ("mean",), include_prompt
     value = fields.values["pooling_mode"]
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n in _POOLING_MODES for n in names):
-        raise fields.error("pooling_mode", f"one or a list of {', '.join(_POOLING_MODES)}")
-    return tuple(_POOLING_MODES[name] for name in names), include_prompt
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) and n in POOLING_MODES for n in names):
+        raise fields.error("pooling_mode", f"one or a list of {', '.join(POOLING_MODES)}")
+    return tuple(POOLING_MODES[name] for name in names), include_prompt
+
+
+def read_weighted_layers(folder: Path, config: EncoderConfig, tokens: tuple[str, ...]) -> WeightedLayer:
+    """Read a WeightedLayerPooling module; `tokens` are the modes of the Pooling module behind it."""
+    fields = Fields.read(folder / "config.json")
+    _check_width(fields, config.hidden_size)
+    fields.refuse_others((*_WIDTHS, "layer_start", "num_hidden_layers"))
+    layers = config.num_hidden_layers
+    # Both defaults are sentence-transformers'.
+    fields.choice("num_hidden_layers", (layers,), 12)
+    start = fields.integer("layer_start", 4, minimum=0, maximum=layers)
+    stored = stored_tensors(folder)
+    _require_shapes(folder, fields, stored, {"layer_weights": (layers + 1 - start,)})
+    try:
+        return WeightedLayer(finite_arrays(stored)["layer_weights"], start, tokens)
+    except ModelFolderError:
+        raise
+    except ValueError as error:
+        raise ModelFolderError(f"{folder}: {error}") from error
 
 
 def read_dense(folder: Path, width: int) -> Dense:
@@ -133,17 +164,11 @@ def read_dense(folder: Path, width: int) -> Dense:
     shapes = {"linear.weight": (out, width)}
     if fields.boolean("bias", True):
         shapes["linear.bias"] = (out,)
-    activation = fields.choice("activation_function", _ACTIVATIONS, "torch.nn.modules.activation.Tanh")
-
+    activation = fields.choice("activation_function", ACTIVATIONS, "torch.nn.modules.activation.Tanh")
     stored = stored_tensors(folder)
-    held = {name: tensor.shape for name, tensor in stored.items()}
-    if held != shapes:
-        raise ModelFolderError(f"{folder}: the weights are {shown(held)}; {fields.path.name} asks for {shapes}")
-    arrays = {name: tensor.read() for name, tensor in stored.items()}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ModelFolderError(f"{stored[name].path}: tensor {name!r} contains NaN or Inf")
-    return Dense(arrays["linear.weight"], arrays.get("linear.bias"), _ACTIVATIONS[activation])
+    _require_shapes(folder, fields, stored, shapes)
+    arrays = finite_arrays(stored)
+    return Dense(arrays["linear.weight"], arrays.get("linear.bias"), ACTIVATIONS[activation])
 
 
 def read_normalize(folder: Path) -> Normalize:
@@ -151,6 +176,17 @@ def read_normalize(folder: Path) -> Normalize:
     fields = Fields.read_if_there(folder / "config.json")
     _on_sentence_embeddings(fields)
     return Normalize()
+
+
+def _check_width(fields: Fields, hidden_size: int) -> None:
+    for name in _WIDTHS:
+        fields.choice(name, (hidden_size,), hidden_size)
+
+
+def _require_shapes(folder: Path, fields: Fields, stored: dict, shapes: dict[str, tuple[int, ...]]) -> None:
+    held = {name: tensor.shape for name, tensor in stored.items()}
+    if held != shapes:
+        raise ModelFolderError(f"{folder}: the weights are {shown(held)}; {fields.path.name} asks for {shapes}")
 
 
 def _on_sentence_embeddings(fields: Fields) -> None:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from safetensors import safe_open
@@ -77,6 +78,20 @@ class StoredTensor:
                 block = buffer[: math.prod(shape)]
                 self._fill(file, memoryview(block).cast("B"))
                 yield first, _as_float32(block).reshape(shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """How many bytes it has as it is stored."""
+        return math.prod(self.shape) * self.check_dtype().itemsize
+
+    def copy_to(self, out: BinaryIO) -> None:
+        """Append its bytes, as they are stored, to an open file; raises ModelFolderError if its own ends before it."""
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            for start in range(0, self.n_bytes, BLOCK_BYTES):
+                block = bytearray(min(BLOCK_BYTES, self.n_bytes - start))
+                self._fill(file, memoryview(block))
+                out.write(block)
 
     def read(self) -> np.ndarray:
         """The whole tensor as a new float32 array."""

@@ -11,6 +11,9 @@ from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, panics_raise, shown
 from sentpool.fields import Fields, is_there
 
+# What a tokenizer is read from.
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+
 # The largest tokenizers in use (250,000 pieces and their scores) have 35 MB.
 MAX_TOKENIZER_BYTES = 256 << 20
 

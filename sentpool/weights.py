@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from sentpool.architectures import is_leftover
 from sentpool.config import EncoderConfig
@@ -90,8 +92,32 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def match(folder: Path, config: EncoderConfig) -> tuple[dict[str, StoredTensor], list[str]]:
+def finite_arrays(stored: Mapping[str, StoredTensor]) -> dict[str, np.ndarray]:
+    """Tensors as float32 arrays, by the same names.
+
+    Raises
+    ------
+    ModelFolderError
+        For a type other than F32, F16 and BF16, a file that ends too early, NaN or Inf, and a tensor without dimensions
+        or without numbers.
+    """
+    arrays = {}
+    for name, tensor in stored.items():
+        if 0 in (len(tensor.shape), *tensor.shape):
+            raise ModelFolderError(f"{tensor.path}: tensor {tensor.name!r} has shape {tensor.shape}; expected numbers")
+        arrays[name] = tensor.read()
+        if not np.isfinite(arrays[name]).all():
+            raise ModelFolderError(f"{tensor.path}: tensor {tensor.name!r} contains NaN or Inf")
+    return arrays
+
+
+def match(folder: Path, config: EncoderConfig, used: Collection[str] = ()) -> tuple[dict[str, StoredTensor], list[str]]:
     """Find every tensor of an encoder among the stored ones.
+
+    Parameters
+    ----------
+    used
+        The names, as stored, of tensors that something else than the encoder takes.
 
     Returns
     -------
@@ -110,6 +136,8 @@ def match(folder: Path, config: EncoderConfig) -> tuple[dict[str, StoredTensor],
     leftovers, unknown = [], []
     for stored in stored_tensors(folder).values():
         name = config.architecture.canonical_name(stored.name)
+        if stored.name in used:
+            continue
         if name in shapes:
             if name in found:
                 raise ModelFolderError(
@@ -138,27 +166,29 @@ def match(folder: Path, config: EncoderConfig) -> tuple[dict[str, StoredTensor],
     return found, sorted(leftovers)
 
 
-def check(folder: Path, config: EncoderConfig) -> None:
+def check(folder: Path, config: EncoderConfig, used: Collection[str] = ()) -> None:
     """Check headers only: raise what `match` raises, and list leftovers in one warning."""
-    _, leftovers = match(folder, config)
+    _, leftovers = match(folder, config, used)
     if leftovers:
         warn(f"{folder}: {_counted(leftovers)} not used by the encoder: {', '.join(leftovers)}")
 
 
-def load_into(core, folder: Path, config: EncoderConfig) -> None:
+def load_into(core, folder: Path, config: EncoderConfig, used: Collection[str] = ()) -> None:
     """Load every tensor into the core, a block of about 4 MB at a time and in the order of the files.
 
     Parameters
     ----------
     core
         A `sentpool._core.Model` made with `config.core_arguments()`; `core.finish()` is left to the caller.
+    used
+        As for `match`.
 
     Raises
     ------
     ModelFolderError
         As `match`; also for a type other than F32, F16 and BF16, a file that ends too early, NaN or Inf.
     """
-    tensors, _ = match(folder, config)
+    tensors, _ = match(folder, config, used)
     for name, stored in sorted(tensors.items(), key=lambda item: (item[1].path, item[1].offset)):
         for first_row, rows in stored.blocks():
             try:

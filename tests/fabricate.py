@@ -258,8 +258,33 @@ def bert_folder(
     return folder
 
 
+def simcse_tensors(hidden=24, seed=2) -> dict[str, np.ndarray]:
+    """The dense layer that SimCSE's training keeps beside the encoder."""
+    rng = np.random.default_rng(seed)
+    return {
+        "mlp.dense.weight": rng.normal(0, 0.3, (hidden, hidden)).astype(np.float32),
+        "mlp.dense.bias": rng.normal(0, 0.3, hidden).astype(np.float32),
+    }
+
+
+def attention_tensors(hidden=24, seed=3) -> dict[str, np.ndarray]:
+    """The attention over layers of Oh et al. 2022 and its dense layer, as their training keeps them."""
+    rng = np.random.default_rng(seed)
+    shapes = {f"attn.{part}.0.weight": (hidden, hidden) for part in ("key", "query", "value")}
+    shapes |= {"mlp.dense.weight": (hidden, 2 * hidden), "mlp.dense.bias": (hidden,)}
+    return {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
 def sentence_transformers_folder(
-    folder: Path, *, pooling=None, head=(), max_seq_length=16, prompts=None, old_classes=True, **bert
+    folder: Path,
+    *,
+    pooling=None,
+    weighted=None,
+    head=(),
+    max_seq_length=16,
+    prompts=None,
+    old_classes=True,
+    **bert,
 ) -> Path:
     """Write a sentence-transformers folder of a tiny BERT.
 
@@ -267,6 +292,8 @@ def sentence_transformers_folder(
     ----------
     pooling
         `1_Pooling/config.json`; mean in the old key style by default.
+    weighted
+        The weights of a WeightedLayerPooling in front, for the last layers of the encoder.
     head
         What follows the pooling: "Normalize", or the number of outputs of a Dense module (tanh).
     old_classes
@@ -274,13 +301,26 @@ def sentence_transformers_folder(
     bert
         Arguments of `bert_folder`.
     """
-    bert_folder(folder, **bert)
+    bert_folder(folder, **({} if weighted is None else {"output_hidden_states": True}), **bert)
     width = bert_config(**{name: value for name, value in bert.items() if name == "hidden_size"})["hidden_size"]
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
     if pooling is None:
         pooling = {"word_embedding_dimension": width, "pooling_mode_mean_tokens": True}
     write_json(folder / "1_Pooling" / "config.json", pooling)
     kinds = [("Transformer", ""), ("Pooling", "1_Pooling")]
+    if weighted is not None:
+        kinds.insert(1, ("WeightedLayerPooling", "0_Weighted"))
+        layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+        write_json(
+            folder / "0_Weighted" / "config.json",
+            {
+                "word_embedding_dimension": width,
+                "layer_start": layers + 1 - len(weighted),
+                "num_hidden_layers": layers,
+            },
+        )
+        weights = {"layer_weights": np.array(weighted, np.float32)}
+        write_safetensors(folder / "0_Weighted" / "model.safetensors", weights)
     rng = np.random.default_rng(1)
     modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value]
     width *= max(1, len(modes))
@@ -307,6 +347,7 @@ def sentence_transformers_folder(
         width = module
     places = {
         "Transformer": "base.modules.transformer",
+        "WeightedLayerPooling": "sentence_transformer.modules.weighted_layer_pooling",
         "Pooling": "sentence_transformer.modules.pooling",
         "Dense": "base.modules.dense",
         "Normalize": "base.modules.normalize",

@@ -8,16 +8,18 @@ import subprocess
 import sys
 import textwrap
 import types
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fabricate import (
-    sentence_transformers_folder,
-)
+from fabricate import bert_folder, sentence_transformers_folder, write_sharded
+from fabricate_torch import write_torch, write_torch_sharded
+from folder_checks import unprivileged
+from safetensors.numpy import load_file
 
+from sentpool import SentenceEncoder
 from sentpool.errors import ModelFolderError
 from sentpool.folder import open_folder
+from sentpool.pooling import Pooling
 
 
 @pytest.fixture
@@ -125,6 +127,99 @@ def test_a_hub_name_is_fetched(monkeypatch, folder, tmp_path):
     assert asked == ["org/some-model_v2.0", "some-model"]
 
 
+def hub_of(monkeypatch, folder: Path, snapshot: Path) -> list[dict]:
+    """A hub that has the model `folder` and copies what is asked for to `snapshot`; returns what it was asked."""
+    asked = []
+
+    def snapshot_download(name, allow_patterns, ignore_patterns=(), revision=None):
+        asked.append({"allow": allow_patterns, "revision": revision, "copied": set()})
+        for path in [path for path in folder.rglob("*") if path.is_file()]:
+            file = path.relative_to(folder).as_posix()
+            if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns):
+                (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+                (snapshot / file).write_bytes(path.read_bytes())
+                asked[-1]["copied"].add(file)
+        return str(snapshot)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    return asked
+
+
+def to_torch(path: Path, sharded: bool = False) -> None:
+    """Put torch's format in place of a safetensors file."""
+    tensors = load_file(path)
+    path.unlink()
+    if sharded:
+        write_torch_sharded(path.parent, tensors)
+    else:
+        write_torch(path.with_name("pytorch_model.bin"), tensors)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_weights_in_torchs_format_are_fetched_where_there_are_no_others(monkeypatch, tmp_path, sharded):
+    monkeypatch.chdir(tmp_path)
+    folder = bert_folder(tmp_path / "there")
+    to_torch(folder / "model.safetensors", sharded)
+    (folder / "pytorch_model_old.bin").write_bytes(b"")
+    snapshot = tmp_path / "cache" / ("0123abcd" * 5)
+    asked = hub_of(monkeypatch, folder, snapshot)
+    assert open_folder("org/name").path == snapshot
+    assert [fetch["revision"] for fetch in asked] == [None, snapshot.name]
+    shards = {f"pytorch_model-0000{n}-of-00002.bin" for n in (1, 2)} | {"pytorch_model.bin.index.json"}
+    assert asked[1]["copied"] == (shards if sharded else {"pytorch_model.bin"})
+    open_folder("org/name")  # what is there need not be asked for again
+    assert len(asked) == 3
+
+
+def test_weights_of_modules_in_torchs_format(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = sentence_transformers_folder(tmp_path / "there", head=(7, "Normalize"), weighted=[1, 2])
+    asked = hub_of(monkeypatch, folder, tmp_path / "cache")
+    expected = open_folder(folder).pooling
+    open_folder("org/name")
+    assert len(asked) == 1
+    to_torch(folder / "2_Dense/model.safetensors")
+    to_torch(folder / "0_Weighted/model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"not wanted: there is model.safetensors")
+    asked = hub_of(monkeypatch, folder, tmp_path / "cache2")
+    assert open_folder("org/name").pooling == expected
+    assert asked[1]["copied"] == {"2_Dense/pytorch_model.bin", "0_Weighted/pytorch_model.bin"}
+    assert asked[1]["revision"] is None
+
+
+def test_a_fetch_that_leaves_the_model_broken_is_told_by_the_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = bert_folder(tmp_path / "there")
+    (folder / "model.safetensors").rename(folder / "flax_model.msgpack")
+    hub_of(monkeypatch, folder, tmp_path / "cache")
+    with pytest.raises(ModelFolderError, match="no weights: neither"):
+        open_folder("org/name")
+    (folder / "modules.json").write_text("{")
+    hub_of(monkeypatch, folder, tmp_path / "cache")
+    with pytest.raises(ModelFolderError, match=r"modules\.json: not valid JSON"):
+        open_folder("org/name")
+
+
+def test_shards_of_safetensors_are_enough(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = bert_folder(tmp_path / "there")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    write_sharded(folder, tensors)
+    write_torch(folder / "pytorch_model.bin", tensors)
+    asked = hub_of(monkeypatch, folder, tmp_path / "cache")
+    open_folder("org/name")
+    assert len(asked) == 1
+
+
+def test_a_pooling_of_ours_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    SentenceEncoder(bert_folder(tmp_path / "plain"), pooling="sbert_wk").save_pretrained(tmp_path / "there")
+    asked = hub_of(monkeypatch, tmp_path / "there", tmp_path / "cache")
+    assert open_folder("org/name").pooling == Pooling.from_name("sbert_wk")
+    assert len(asked) == 1
+
+
 def test_what_the_hub_says_is_passed_on(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
@@ -160,19 +255,6 @@ def test_a_relative_folder_stays_the_same_folder(folder, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     assert [model.path for model in opened] == [folder] * 3 + [tmp_path / "link"]
     assert open_folder(opened[0].path).config == opened[0].config
-
-
-@contextmanager
-def unprivileged():
-    """Root may look into everything; here it may not."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.mark.parametrize("closed", ["the folder", "the one around it"])

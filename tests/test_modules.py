@@ -75,7 +75,8 @@ def test_the_activation_is_tanh_where_none_is_named(folder):
     "kind",
     [
         "sentence_transformers.models.CNN",
-        "sentence_transformers.models.WeightedLayerPooling",
+        "sentence_transformers.models.LSTM",
+        "sentpool.pooling.Dense",
         "transformers.models.Pooling",
         "sentence_transformers.Pooling",
         "Pooling",

@@ -203,10 +203,11 @@ class WeightedLayer(_WeightedSum):
     def needed_layers(self, n_layers):
         count = n_layers + 1 - self.layer_start
         _require_weights(self, self.weights, count, f"layers {self.layer_start} to {n_layers}")
-        return tuple(range(self.layer_start, n_layers + 1))
+        # Layers of weight 0 are left out, so that weights of 0 and 1 give the bits of `Layers`.
+        return tuple(self.layer_start + int(place) for place in np.flatnonzero(self.weights))
 
     def _weights(self, count):
-        return self.weights, self._sum
+        return self.weights[self.weights != 0], self._sum
 
 
 def _require_weights(pooling: LayerPooling, weights: np.ndarray, count: int, layers: str) -> None:

@@ -50,4 +50,7 @@ def _component(place: str, kinds: Mapping[str, type], config: Mapping, parameter
     }
     if kind is Dense:
         arrays.setdefault("bias", None)
-    return kind(**settings, **arrays)
+    try:
+        return kind(**settings, **arrays)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{place}: {error}") from error
