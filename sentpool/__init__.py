@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sentpool._version import __version__
 
 if TYPE_CHECKING:
-    from sentpool import evaluation, pooling
+    from sentpool import evaluation, plotting, pooling
     from sentpool.config_report import show_config
     from sentpool.encoder import EncodeInfo, SentenceEncoder
     from sentpool.errors import ModelFolderError, SentpoolWarning
@@ -26,6 +26,7 @@ __all__ = [
     "__version__",
     "evaluation",
     "get_num_threads",
+    "plotting",
     "pooling",
     "set_num_threads",
     "show_config",
@@ -47,7 +48,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    if name in ("_core", "evaluation", "pooling"):
+    if name in ("_core", "evaluation", "plotting", "pooling"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: ``sentpool sts``, ``sentpool encode``, ``sentpool info``.
+"""The command line: ``sentpool sts``, ``sentpool probe``, ``sentpool encode``, ``sentpool info``.
 
 An error is one line on stderr and a non-zero exit: 1, or 2 for a wrong command line. Ctrl-C exits with 130, a
 closed pipe silently with 141, as the shell has it.
@@ -18,9 +18,11 @@ from sentpool._version import __version__
 
 EXAMPLES = {
     "sts": "sentpool sts all-MiniLM-L6-v2/ data/sts --tasks STS12,STSB-test --output minilm.json",
+    "probe": "sentpool probe all-MiniLM-L6-v2/ data/sts --pooling sbert_wk --json probe.json --plot probe.png",
     "encode": "sentpool encode all-MiniLM-L6-v2/ sentences.txt --output vectors.npy --normalize",
     "info": "sentpool info all-MiniLM-L6-v2/",
 }
+_SAMPLE_NOTE = "No DATA given: scoring the bundled sample, which is no benchmark.\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +61,7 @@ def run_sts(options: argparse.Namespace) -> None:
     model = SentenceEncoder(options.model, pooling=options.pooling)
     loaded = time.perf_counter() - began
     if options.data is None:
-        print("No DATA given: scoring the bundled sample, which is no benchmark.\n")
+        print(_SAMPLE_NOTE)
     result = evaluation.sts(
         model,
         evaluation.sample_folder() if options.data is None else options.data,
@@ -74,6 +76,38 @@ def run_sts(options: argparse.Namespace) -> None:
     if options.output:
         result.save(options.output)
         print(f"saved {options.output}")
+
+
+def run_probe(options: argparse.Namespace) -> None:
+    from sentpool import SentenceEncoder, evaluation, plotting
+
+    for path in filter(None, (options.json, options.plot)):
+        _check_output(path)
+    if options.plot:
+        plotting.check_format(options.plot)
+    began = time.perf_counter()
+    model = SentenceEncoder(options.model)
+    loaded = time.perf_counter() - began
+    if options.data is None:
+        print(_SAMPLE_NOTE)
+    result = evaluation.probe(
+        model,
+        options.data,
+        options.pooling,
+        tasks=options.tasks,
+        batch_size=options.batch_size,
+        threads=options.threads,
+    )
+    result.seconds["load"] = loaded
+    print(result)
+    print()
+    print(_speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
+    if options.json:
+        result.save(options.json)
+        print(f"saved {options.json}")
+    if options.plot:
+        plotting.save(plotting.probe_figure(result), options.plot)
+        print(f"saved {options.plot}")
 
 
 def run_encode(options: argparse.Namespace) -> None:
@@ -121,15 +155,21 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     sts = _verb(verbs, "sts", run_sts, "score a model on semantic textual similarity")
-    sts.add_argument(
-        "data",
-        metavar="DATA",
-        nargs="?",
-        help="folder in SentEval's layout (STS12-en-test/, STSBenchmark/, SICK/ ...), or one of *.tsv files, "
-        "each line a score and two sentences; without it, the bundled sample",
-    )
-    sts.add_argument("--tasks", metavar="A,B", type=_names, help="only these, e.g. STS12,STSB-test,SICKR-test")
     sts.add_argument("--output", metavar="FILE.json", help="save the result and what reproduces it")
+
+    probe = _verb(verbs, "probe", run_probe, "score every layer and every pooling of a model, in one pass")
+    probe.add_argument("--json", metavar="FILE.json", help="save the result and what reproduces it")
+    probe.add_argument("--plot", metavar="FILE.png", help="save a heat map of layers and tasks (needs matplotlib)")
+
+    for verb in (sts, probe):
+        verb.add_argument(
+            "data",
+            metavar="DATA",
+            nargs="?",
+            help="folder in SentEval's layout (STS12-en-test/, STSBenchmark/, SICK/ ...), or one of *.tsv files, "
+            "each line a score and two sentences; without it, the bundled sample",
+        )
+        verb.add_argument("--tasks", metavar="A,B", type=_names, help="only these, e.g. STS12,STSB-test,SICKR-test")
 
     encode = _verb(verbs, "encode", run_encode, "encode the lines of a text file")
     encode.add_argument("input", metavar="IN", help="UTF-8 text, one sentence per line; - is standard input")
@@ -140,10 +180,14 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--prompt", help="text put before every sentence")
     prompts.add_argument("--prompt-name", metavar="NAME", help="that of the model's prompts with this name")
 
-    for verb in (sts, encode):
+    for verb in (sts, probe, encode):
         verb.add_argument("--batch-size", metavar="N", type=_positive, default=32, help="default: %(default)s")
         verb.add_argument("--threads", metavar="N", type=_positive, help="default: the physical cores allowed")
+    for verb in (sts, encode):
         verb.add_argument("--pooling", metavar="NAME", help="cls, mean, max and so on, instead of what the model says")
+    probe.add_argument(
+        "--pooling", metavar="NAME", action="append", help="a further pooling, e.g. sbert_wk; may be repeated"
+    )
 
     _verb(verbs, "info", run_info, "say what a model is and how it would run here")
     return parser

@@ -121,6 +121,20 @@ class EncodingRun:
                 out[texts] = rows[self.positions[texts] - start]
         return out
 
+    def blocks_of_states(self, layers, tokens, most: int = _BLOCK_SENTENCES) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The states (b, layers, tokens, H) of the texts [start, stop) of `unique` as they are computed, up to `most`
+        texts at a time."""
+        options = self._options(skip_prompt=False)
+        for start, stop, batch in self._blocks(most_texts=most):
+            # Bound to no name here: whoever asked can drop a block before the next one is computed.
+            yield (
+                start,
+                stop,
+                self.core.layer_states(
+                    batch.ids, batch.offsets, layers, tokens, dropout=self._dropout(start), **options
+                ),
+            )
+
     def hidden_states(self, first_layer: int = 0) -> list[np.ndarray]:
         """One array (L + 1 - first_layer, T, H) per text."""
         states = list(self.each_hidden_states(first_layer))
@@ -162,13 +176,15 @@ class EncodingRun:
         """Where a computed text stands first in what the user gave."""
         return position if self.positions is None else self.texts.index(self.unique[position])
 
-    def _blocks(self, most_tokens: int | None = None) -> Iterator[tuple[int, int, TokenBatch]]:
+    def _blocks(
+        self, most_tokens: int | None = None, most_texts: int = _BLOCK_SENTENCES
+    ) -> Iterator[tuple[int, int, TokenBatch]]:
         """Tokenised blocks of `unique`, of at most so many tokens or one text, with a progress bar."""
         bar = self._bar(one_block_moves_it=most_tokens is not None)
         start = 0
         try:
             while start < len(self.unique):
-                stop = self._block_end(start)
+                stop = self._block_end(start, most_texts)
                 texts = self.unique[start:stop]
                 batch = self.tokenizer.encode([self.prompt + text for text in texts] if self.prompt else texts)
                 self._note(start, stop, batch)
@@ -186,9 +202,9 @@ class EncodingRun:
                 f"{self.tokenizer.max_seq_length} tokens and were truncated"
             )
 
-    def _block_end(self, start: int) -> int:
+    def _block_end(self, start: int, most_texts: int = _BLOCK_SENTENCES) -> int:
         characters, stop = 0, start
-        while stop < len(self.unique) and stop - start < _BLOCK_SENTENCES and characters < _BLOCK_CHARACTERS:
+        while stop < len(self.unique) and stop - start < most_texts and characters < _BLOCK_CHARACTERS:
             characters += len(self.unique[stop])
             stop += 1
         return stop

@@ -41,3 +41,17 @@ def test_the_poolings_run(examples, minilm):
     }
     exec(example, names)  # noqa: S102
     assert names["model"].encode(names["sentences"], pooling=names["whitened"]).shape == (4, 2)
+
+
+def test_the_probe_runs(examples, minilm, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    from sentpool import Pooling, SentenceEncoder, evaluation, pooling
+
+    (example,) = (text for text in examples if "evaluation.probe" in text)
+    example = example.replace('"data/sts"', repr(str(evaluation.sample_folder())))
+    rng = np.random.default_rng(0)
+    weights = (rng.normal(0, 0.05, (384, 384)) for _ in range(3))
+    names = {"model": SentenceEncoder(minilm), "oh2022": Pooling(pooling.LayerAttention(*weights))}
+    monkeypatch.chdir(tmp_path)
+    exec(example, names)  # noqa: S102
+    assert {path.name for path in tmp_path.iterdir()} == {"layers.png", "attention.png", "probe.json"}

@@ -6,6 +6,7 @@ pairs, nor on the vector width of the machine that adds them up.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -30,15 +31,7 @@ def pearson(x, y) -> float:
     ValueError
         Lists that are not one-dimensional, differ in length, or hold NaN or infinity.
     """
-    x, y = _checked_pair(x, y)
-    if _is_constant(x) or _is_constant(y):
-        return math.nan
-    x, y = _centred(x), _centred(y)
-    covariance = math.fsum((x * y).tolist())
-    variances = math.fsum((x * x).tolist()), math.fsum((y * y).tolist())
-    # Two roots, not the root of the product, which may leave the range of a double.
-    coefficient = covariance / (math.sqrt(variances[0]) * math.sqrt(variances[1]))
-    return min(1.0, max(-1.0, coefficient))
+    return Correlated(y).pearson(x)
 
 
 def spearman(x, y) -> float:
@@ -46,8 +39,7 @@ def spearman(x, y) -> float:
 
     Parameters, result and errors are those of `pearson`.
     """
-    x, y = _checked_pair(x, y)
-    return pearson(average_ranks(x), average_ranks(y))
+    return Correlated(y).spearman(x)
 
 
 def average_ranks(values) -> np.ndarray:
@@ -66,11 +58,60 @@ def average_ranks(values) -> np.ndarray:
     return (last_rank - (sizes - 1) / 2)[group]
 
 
-def _checked_pair(x, y) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _checked("x", x), _checked("y", y)
-    if x.size != y.size:
-        raise ValueError(f"x has {x.size} values and y has {y.size}: a correlation needs pairs")
-    return x, y
+class Correlated:
+    """One list of numbers that is correlated with many others: what depends on it alone is computed once.
+
+    `pearson(x)` and `spearman(x)` are those of the functions, bit for bit.
+
+    Parameters
+    ----------
+    y : array-like, shape (n,)
+        As in `pearson`.
+    """
+
+    def __init__(self, y) -> None:
+        self._y = _checked("y", y)
+
+    def __len__(self) -> int:
+        return self._y.size
+
+    def pearson(self, x) -> float:
+        """Pearson's correlation of `x` and this list."""
+        return _coefficient(_standardised(self._fitting(x)), self._deviations)
+
+    def spearman(self, x) -> float:
+        """Spearman's rank correlation of `x` and this list."""
+        return _coefficient(_standardised(average_ranks(self._fitting(x))), self._rank_deviations)
+
+    @functools.cached_property
+    def _deviations(self):
+        return _standardised(self._y)
+
+    @functools.cached_property
+    def _rank_deviations(self):
+        return _standardised(average_ranks(self._y))
+
+    def _fitting(self, x) -> np.ndarray:
+        x = _checked("x", x)
+        if x.size != self._y.size:
+            raise ValueError(f"x has {x.size} values and y has {self._y.size}: a correlation needs pairs")
+        return x
+
+
+def _standardised(values: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """Scaled deviations from the mean and the root of the sum of their squares; None where all values are equal."""
+    if values.size < 2 or values.min() == values.max():
+        return None
+    deviations = _centred(values)
+    return deviations, math.sqrt(math.fsum((deviations * deviations).tolist()))
+
+
+def _coefficient(x: tuple[np.ndarray, float] | None, y: tuple[np.ndarray, float] | None) -> float:
+    if x is None or y is None:
+        return math.nan
+    covariance = math.fsum((x[0] * y[0]).tolist())
+    # Two roots, not the root of the product, which may leave the range of a double.
+    return min(1.0, max(-1.0, covariance / (x[1] * y[1])))
 
 
 def _checked(name: str, values) -> np.ndarray:
@@ -82,10 +123,6 @@ def _checked(name: str, values) -> np.ndarray:
         index = int(np.argmin(finite))
         raise ValueError(f"{name}[{index}] is {values[index]}: a correlation needs finite numbers")
     return values
-
-
-def _is_constant(values: np.ndarray) -> bool:
-    return values.size < 2 or values.min() == values.max()
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

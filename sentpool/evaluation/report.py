@@ -205,9 +205,7 @@ class STSResult(Mapping):
                 task: {name: {"cosine": c.tolist(), "gold": g.tolist()} for name, (c, g) in parts.items()}
                 for task, parts in self.pairs.items()
             }
-        text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-        with replacing(path) as file:
-            file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+        write_json(path, content)
 
     @classmethod
     def load(cls, path) -> STSResult:
@@ -281,10 +279,10 @@ def _task_to_json(scores: TaskScores) -> dict[str, Any]:
 def _task_from_json(content: dict[str, Any]) -> TaskScores:
     return TaskScores(
         n=content["pairs"],
-        spearman=Aggregates(**{name: _nan_for_null(value) for name, value in content["spearman"].items()}),
-        pearson=Aggregates(**{name: _nan_for_null(value) for name, value in content["pearson"].items()}),
+        spearman=Aggregates(**{name: restored_nan(value) for name, value in content["spearman"].items()}),
+        pearson=Aggregates(**{name: restored_nan(value) for name, value in content["pearson"].items()}),
         subsets={
-            name: SubsetScores(part["pairs"], _nan_for_null(part["spearman"]), _nan_for_null(part["pearson"]))
+            name: SubsetScores(part["pairs"], restored_nan(part["spearman"]), restored_nan(part["pearson"]))
             for name, part in content["subsets"].items()
         },
     )
@@ -297,8 +295,14 @@ def _average_to_json(result: STSResult) -> dict[str, Any] | None:
     return {"tasks": STANDARD_SEVEN, "spearman": spearman._asdict(), "pearson": pearson._asdict()}
 
 
+def write_json(path, content) -> None:
+    """Write a result as JSON, replacing the file in one step; JSON knows no NaN: it is written as null."""
+    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    with replacing(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
 def _without_nan(content):
-    """JSON knows no NaN: an undefined coefficient is written as null."""
     if isinstance(content, dict):
         return {str(key): _without_nan(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
@@ -308,7 +312,8 @@ def _without_nan(content):
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _nan_for_null(value: float | None) -> float:
+def restored_nan(value: float | None) -> float:
+    """What `write_json` wrote for a number."""
     return math.nan if value is None else float(value)
 
 

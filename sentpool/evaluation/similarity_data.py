@@ -108,6 +108,14 @@ class SimilarityData:
         every = (s for task in self.tasks.values() for p in task.subsets for half in (p.first, p.second) for s in half)
         return {sentence: index for index, sentence in enumerate(dict.fromkeys(every))}
 
+    def describe(self) -> dict:
+        """Folder, pairs per task and the SHA-256 of every file, as a result records them."""
+        return {
+            "folder": self.folder,
+            "pairs": {name: len(task) for name, task in self.tasks.items()},
+            "sha256": {file: digest for task in self.tasks.values() for file, digest in task.files.items()},
+        }
+
 
 def read_tasks(folder, tasks=None) -> SimilarityData:
     """Read STS tasks from a folder; parameters and errors as in `sentpool.evaluation.sts`."""

@@ -9,9 +9,9 @@ import numpy as np
 
 from sentpool import _core
 from sentpool.errors import warn
-from sentpool.evaluation.correlation import pearson, spearman
 from sentpool.evaluation.embedding import describe_model, embed
-from sentpool.evaluation.report import Aggregates, STSResult, SubsetScores, TaskScores
+from sentpool.evaluation.report import STSResult
+from sentpool.evaluation.scoring import TaskScorer
 from sentpool.evaluation.similarity_data import Task, read_tasks
 
 
@@ -80,7 +80,7 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
     encoded = time.perf_counter()
     cosines = {name: _cosines(task, index, vectors) for name, task in data.tasks.items()}
     result = STSResult(
-        tasks={name: _score(task, cosines[name]) for name, task in data.tasks.items()},
+        tasks={name: TaskScorer(task).score(cosines[name]) for name, task in data.tasks.items()},
         pairs={
             name: {part.name: (c, part.gold) for part, c in zip(task.subsets, cosines[name], strict=True)}
             for name, task in data.tasks.items()
@@ -88,42 +88,13 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
         skipped=data.skipped,
         model=description,
         encoding=encoding,
-        data={
-            "folder": data.folder,
-            "pairs": {name: len(task) for name, task in data.tasks.items()},
-            "sha256": {file: digest for task in data.tasks.values() for file, digest in task.files.items()},
-        },
+        data=data.describe(),
         seconds={"read": read - began, "encode": encoded - started, "score": time.perf_counter() - encoded},
     )
     for name, scores in result.items():
         if math.isnan(sum(scores.spearman)):
             warn(f"{name}: a correlation is undefined (nan), all cosines or all gold scores being equal")
     return result
-
-
-def _score(task: Task, cosines: list[np.ndarray]) -> TaskScores:
-    golds = [pairs.gold for pairs in task.subsets]
-    subsets = {
-        pairs.name: SubsetScores(len(gold), spearman(cosine, gold), pearson(cosine, gold))
-        for pairs, gold, cosine in zip(task.subsets, golds, cosines, strict=True)
-    }
-    together = np.concatenate(cosines), np.concatenate(golds)
-    return TaskScores(
-        n=len(task),
-        spearman=_aggregate(spearman(*together), [(s.spearman, s.n) for s in subsets.values()]),
-        pearson=_aggregate(pearson(*together), [(s.pearson, s.n) for s in subsets.values()]),
-        subsets={name: scores for name, scores in subsets.items() if name},
-    )
-
-
-def _aggregate(together: float, parts: list[tuple[float, int]]) -> Aggregates:
-    """A task's three numbers, from the one over everything and from (correlation, pairs) of its subsets."""
-    if len(parts) == 1:
-        return Aggregates(together, together, together)
-    n = sum(size for _, size in parts)
-    mean = math.fsum(value for value, _ in parts) / len(parts)
-    wmean = math.fsum(value * size for value, size in parts) / n if n else math.nan
-    return Aggregates(together, mean, wmean)
 
 
 def _cosines(task: Task, index: dict[str, int], vectors: np.ndarray) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ def as_text(result: STSResult) -> str:
     lines.append(f"{'':{width}} {'':>7}{'Spearman ×100':>24}{'Pearson ×100':>24}")
     lines.append(f"{'task':{width}} {'pairs':>7}" + 2 * "".join(f"{name:>8}" for name in _COLUMNS))
     for (task, pairs), numbers in _rows(result):
-        lines.append(f"{task:{width}} {pairs:>7}" + "".join(f"{_percent(number):>8}" for number in numbers))
+        lines.append(f"{task:{width}} {pairs:>7}" + "".join(f"{percent(number):>8}" for number in numbers))
     lines += ["", *_LEGEND]
     if result.average() is not None:
         lines.append(_AVERAGE_LEGEND)
@@ -35,7 +35,7 @@ def as_text(result: STSResult) -> str:
         lines += ["", f"{'subset':{names}} {'pairs':>7}{'Spearman ×100':>15}{'Pearson ×100':>15}"]
         for (task, name, n), numbers in subsets:
             label = f"{task} {name}"
-            lines.append(f"{label:{names}} {n:>7}" + "".join(f"{_percent(number):>15}" for number in numbers))
+            lines.append(f"{label:{names}} {n:>7}" + "".join(f"{percent(number):>15}" for number in numbers))
     lines += [""] * bool(result.skipped) + [f"not scored: {why}" for why in result.skipped.values()]
     return "\n".join(lines)
 
@@ -63,7 +63,7 @@ def _html_table(head: str, rows) -> str:
     """A table of (labels, coefficients) under a ready head."""
     body = "".join(
         f"<tr>{''.join(f'<td>{escape(label)}</td>' for label in labels)}"
-        f"{''.join(f'<td>{_percent(number)}</td>' for number in numbers)}</tr>"
+        f"{''.join(f'<td>{percent(number)}</td>' for number in numbers)}</tr>"
         for labels, numbers in rows
     )
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
@@ -102,5 +102,6 @@ def _subset_rows(result: STSResult) -> list[tuple[tuple[str, str, str], tuple[fl
     ]
 
 
-def _percent(coefficient: float) -> str:
+def percent(coefficient: float) -> str:
+    """A coefficient ×100, as every table shows it."""
     return "nan" if math.isnan(coefficient) else f"{100 * coefficient:.2f}"

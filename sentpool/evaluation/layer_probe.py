@@ -1,0 +1,357 @@
+"""Scoring every layer and every pooling of an encoder on semantic textual similarity, in one pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sentpool import _core
+from sentpool.errors import shown, warn
+from sentpool.evaluation.embedding import describe_model
+from sentpool.evaluation.pair_stream import PairStream
+from sentpool.evaluation.probe_result import ProbeResult
+from sentpool.evaluation.report import Aggregates
+from sentpool.evaluation.sample import sample_folder
+from sentpool.evaluation.scoring import TaskScorer
+from sentpool.evaluation.similarity_data import SimilarityData, read_tasks
+from sentpool.pooling import TOKEN_POOLINGS, LayerAttention, Layers, Pooling, SbertWk
+from sentpool.pooling.composition import UserPooling
+from sentpool.pooling.layers import token_poolings
+from sentpool.pooling.names import layer_pooling
+
+# Averages of layers that are probed for these token poolings.
+_AVERAGES, _AVERAGED_TOKENS = ("first_last", "embedding_last", "top2", "all_layers"), ("mean", "cls")
+# States of one block: its sentences times layers, token poolings and H.
+_BLOCK_BYTES, _MOST_SENTENCES, _FEWEST_SENTENCES = 32 << 20, 512, 64
+
+
+def probe(
+    model,
+    folder=None,
+    poolings=None,
+    layers=None,
+    *,
+    tasks=None,
+    tokens=None,
+    batch_size: int = 32,
+    threads: int | None = None,
+    show_progress_bar: bool | None = None,
+) -> ProbeResult:
+    """Score every layer and every pooling of an encoder on semantic textual similarity.
+
+    Each distinct sentence of all tasks goes through the encoder once. Scored are every token pooling of every layer;
+    for `mean` and `cls` also `first_last`, `embedding_last`, `top2` and `all_layers`; the model's own pooling; and
+    what `poolings` adds. The numbers equal those of ``evaluation.sts(model, folder, pooling=…)``. Cosines of pairs are
+    kept, and the vectors of sentences that wait for a partner; layers never pile up.
+
+    Parameters
+    ----------
+    model : SentenceEncoder
+    folder : str or Path, optional
+        As in `sts`; by default the bundled sample, which is no benchmark.
+    poolings : optional
+        Further poolings: a name, a `Pooling`, an object of your own (see `Pooling`), a sequence of those, or a mapping
+        from the name that the result shall show to one of those. What needs more than states of layers (`sbert_wk`, and
+        a pooling that leaves out the model's prompt) is computed by further passes.
+    layers : int or sequence of int, optional
+        The layers that are scored one by one, by default all: 0 is the embedding output, negative numbers count from
+        the last.
+    tasks : str or sequence of str, optional
+        As in `sts`.
+    tokens : str or sequence of str, optional
+        Token poolings; by default all six.
+    batch_size, threads, show_progress_bar
+        As in `SentenceEncoder.encode`.
+
+    Returns
+    -------
+    ProbeResult
+        A correlation is nan where all cosines are equal: layer 0 has the same [CLS] state for every sentence.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder, a named task or every task is missing.
+    TypeError
+        `model` is no SentenceEncoder, or another argument has a wrong type.
+    ValueError
+        An unknown task, layer or pooling, a pooling that does not fit the model, a malformed line, or a vector that is
+        not finite.
+
+    Warns
+    -----
+    SentpoolWarning
+        A file that does not hold the pairs it should.
+
+    Examples
+    --------
+    >>> result = evaluation.probe(model, "data/sts")                                   # doctest: +SKIP
+    >>> result.best(3)                                                                 # doctest: +SKIP
+    >>> result.heat_map("cls")                                                         # doctest: +SKIP
+    >>> evaluation.probe(model, "data/sts", {"ours": trained}).plot_layer_weights()    # doctest: +SKIP
+    """
+    began = time.perf_counter()
+    probed = _everything_probed(model, poolings, layers, tokens)
+    data = read_tasks(sample_folder() if folder is None else folder, tasks)
+    for deviation in data.deviations:
+        warn(deviation)
+    stream = PairStream.of(data.tasks.values())
+    read = time.perf_counter()
+    # Before the long part: a model that cannot say what it is shall fail at once.
+    description = describe_model(model)
+    started = time.perf_counter()
+    run = model._run(stream.sentences, batch_size=batch_size, threads=threads, show_progress_bar=show_progress_bar)
+    passes = _Passes(model, run, probed)
+    cosines, weights = passes.compare(stream)
+    encoded = time.perf_counter()
+    rows = _scored(data, stream, probed, cosines)
+    return ProbeResult(
+        rows=rows,
+        layer_weights={name: _summary(stream, of_sentences) for name, of_sentences in weights.items()},
+        skipped=data.skipped,
+        model=description,
+        encoding={
+            "sentences": len(stream.sentences),
+            "truncated": run.info().n_truncated,
+            "batch_size": run.batch_size,
+            "threads": run.threads,
+            "encoded_again_for": [one.name for one in probed if passes.need_own_pass(one)],
+        },
+        data=data.describe(),
+        seconds={"read": read - began, "encode": encoded - started, "score": time.perf_counter() - encoded},
+    )
+
+
+# ---- what is probed -----------------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Probed:
+    """One pooling, its place in the result, and its vectors of the sentences that wait for a partner."""
+
+    tokens: str
+    layers: int | str
+    pooling: Pooling
+    width: int
+    waiting: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.waiting = np.empty((0, self.width), np.float32)
+
+    @property
+    def name(self) -> str:
+        """As a message or a legend calls it."""
+        return f"layer {self.layers}, {self.tokens}" if isinstance(self.layers, int) else self.layers
+
+
+def _everything_probed(model, poolings, layers, tokens) -> list[_Probed]:
+    from sentpool.encoder import SentenceEncoder  # not needed to score other libraries' models
+
+    if not isinstance(model, SentenceEncoder):
+        raise TypeError(
+            f"model is {shown(model)}: expected a SentenceEncoder, whose layers can be seen; evaluation.sts takes "
+            "any model"
+        )
+    chosen = TOKEN_POOLINGS if tokens is None else tuple(dict.fromkeys(token_poolings(tokens)))
+    found: dict[tuple[str, int | str], Pooling] = {}
+    for token in chosen:
+        for layer in _layer_numbers(layers, model.n_layers):
+            found[token, layer] = Pooling(Layers([layer], token))
+    for token in _AVERAGED_TOKENS:
+        for name in _AVERAGES if token in chosen else ():
+            found[token, name] = Pooling(Layers(layer_pooling(name).config()["indices"], token))
+    found[_tokens_of(model.pooling), "model"] = model.pooling
+    for name, pooling in _given(model, poolings):
+        _add(found, _tokens_of(pooling), name, pooling)
+    return [
+        _Probed(*place, pooling, model._kept_dimensions(None, pooling.dimension(model.hidden_size, model.n_layers)))
+        for place, pooling in found.items()
+    ]
+
+
+def _layer_numbers(layers, n_layers: int) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(n_layers + 1))
+    if isinstance(layers, int | np.integer):
+        layers = [layers]
+    with _naming("layers"):
+        return tuple(dict.fromkeys(Layers(layers).needed_layers(n_layers)))
+
+
+def _given(model, poolings) -> Iterator[tuple[str, Pooling]]:
+    """The user's poolings and their names."""
+    if poolings is None:
+        return
+    if isinstance(poolings, Mapping):
+        named = list(poolings.items())
+    else:
+        named = [(None, one) for one in (poolings if isinstance(poolings, list | tuple) else [poolings])]
+    for name, value in named:
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"poolings has the key {shown(name)}; names of poolings are str")
+        with _naming("poolings"):
+            pooling = model._checked_pooling(value)
+        yield name or (value if isinstance(value, str) else _title(pooling)), pooling
+
+
+def _title(pooling: Pooling) -> str:
+    if isinstance(pooling.layers, UserPooling):
+        return ", ".join([type(pooling.layers.pooling).__name__, *map(str, pooling.head)])
+    return str(pooling)
+
+
+def _add(found: dict, tokens: str, name: str, pooling: Pooling) -> None:
+    """Add a pooling unless it is there; another one of the same name gets a number."""
+    title, number = name, 1
+    while (tokens, title) in found:
+        if found[tokens, title] == pooling:
+            return
+        number += 1
+        title = f"{name} ({number})"
+    found[tokens, title] = pooling
+
+
+def _tokens_of(pooling: Pooling) -> str:
+    return "+".join(pooling.tokens) or "every token"
+
+
+@contextmanager
+def _naming(argument: str) -> Iterator[None]:
+    """Let an error about a part say which argument of ours held it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{argument}: {error}") from error
+
+
+# ---- one pass -----------------------------------------------------------------------------------------------------
+
+
+class _Passes:
+    """The encoder's pass over the sentences of a stream, and the cosines that every pooling gives there."""
+
+    def __init__(self, model, run, probed: list[_Probed]) -> None:
+        self.model, self.run, self.probed = model, run, probed
+        from_states = [one.pooling for one in probed if not self.need_own_pass(one)]
+        self.tokens = tuple(dict.fromkeys(token for pooling in from_states for token in pooling.tokens))
+        self.layers = sorted({layer for pooling in from_states for layer in pooling.needed_layers(model.n_layers)})
+
+    def need_own_pass(self, one: _Probed) -> bool:
+        """Whether the states of layers, which include the prompt, are not what this pooling is made of."""
+        return isinstance(one.pooling.layers, SbertWk) or bool(self.run.prompt and not one.pooling.include_prompt)
+
+    def compare(self, stream: PairStream) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Cosines (poolings, D) float64 of the distinct pairs; layer weights (sentences, L + 1) by pooling."""
+        cosines = np.empty((len(self.probed), len(stream.later)))
+        weights = {
+            one.name: np.empty((len(stream.sentences), self.model.n_layers + 1), np.float32)
+            for one in self.probed
+            if isinstance(one.pooling.layers, LayerAttention)
+        }
+        waiting = np.empty(0, dtype=np.int64)
+        for start, stop, states in self.run.blocks_of_states(self.layers, self.tokens, most=self._block_sentences()):
+            sentences = stream.sentences[start:stop]
+            _require_finite(states, sentences, "the states")
+            here = np.concatenate([waiting, np.arange(start, stop)])
+            arrived = slice(*np.searchsorted(stream.later, (start, stop)))
+            earlier, later = (np.searchsorted(here, some[arrived]) for some in (stream.earlier, stream.later))
+            stay = np.flatnonzero(stream.needed_until[here] >= stop)
+            for one, row in zip(self.probed, cosines, strict=True):
+                vectors = np.concatenate([one.waiting, self._vectors(one, states, sentences)])
+                row[arrived] = _core.similarity_pairwise(vectors[earlier], vectors[later], "cosine")
+                one.waiting = vectors[stay]
+                if one.name in weights:
+                    pooling = one.pooling.layers
+                    weights[one.name][start:stop] = pooling.layer_weights(
+                        *self._views(pooling, states), self.run.threads
+                    )
+            waiting = here[stay]
+            del states
+        return cosines, weights
+
+    def _block_sentences(self) -> int:
+        size = 4 * len(self.layers) * len(self.tokens) * self.model.hidden_size
+        return max(_FEWEST_SENTENCES, min(_MOST_SENTENCES, _BLOCK_BYTES // size))
+
+    def _vectors(self, one: _Probed, states: np.ndarray, sentences: list[str]) -> np.ndarray:
+        """What encode gives for the sentences with this pooling, bit for bit."""
+        if isinstance(one.layers, int):  # an average of one: the state itself, known to be finite
+            return states[:, self.layers.index(one.layers), self.tokens.index(one.tokens), : one.width]
+        if self.need_own_pass(one):
+            return self.model.encode(
+                sentences,
+                pooling=one.pooling,
+                batch_size=self.run.batch_size,
+                threads=self.run.threads,
+                show_progress_bar=False,
+            )
+        vectors = np.asarray(one.pooling.combine(*self._views(one.pooling, states), self.run.threads))
+        vectors = vectors[:, : one.width].astype(np.float32, copy=False)
+        if vectors.shape != (len(sentences), one.width):
+            raise ValueError(
+                f"pooling {one.name} gave shape {vectors.shape} for {len(sentences)} sentences; expected "
+                f"({len(sentences)}, {one.width})"
+            )
+        _require_finite(vectors, sentences, f"the vector by pooling {one.name}")
+        return vectors
+
+    def _views(self, pooling, states: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+        """The arguments of `combine`."""
+        views = [states[:, :, self.tokens.index(token)] for token in pooling.tokens]
+        return views, [self.layers.index(layer) for layer in pooling.needed_layers(self.model.n_layers)]
+
+
+def _require_finite(numbers: np.ndarray, sentences: list[str], what: str) -> None:
+    if np.isfinite(numbers).all():
+        return
+    finite = np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)
+    raise ValueError(
+        f"{what} of {shown(sentences[int(np.argmin(finite))])}: NaN or infinity as float32, so no cosine is defined; "
+        "check the model's weights and poolings of your own"
+    )
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------
+
+
+def _scored(data: SimilarityData, stream: PairStream, probed: list[_Probed], cosines: np.ndarray) -> list[dict]:
+    rows = []
+    scorers = {name: TaskScorer(task) for name, task in data.tasks.items()}
+    for one, of_pairs in zip(probed, cosines, strict=True):
+        for name, scorer in scorers.items():
+            scores = scorer.score([of_pairs[lines] for lines in stream.places[name]])
+            for aggregation, spearman, pearson in zip(Aggregates._fields, scores.spearman, scores.pearson, strict=True):
+                rows.append(
+                    {
+                        "tokens": one.tokens,
+                        "layers": one.layers,
+                        "task": name,
+                        "pairs": scores.n,
+                        "aggregation": aggregation,
+                        "spearman": spearman,
+                        "pearson": pearson,
+                    }
+                )
+    return rows
+
+
+def _summary(stream: PairStream, weights: np.ndarray) -> dict[str, dict]:
+    """Mean and standard deviation of the layer weights over the distinct sentences of each task."""
+    summary = {}
+    for task, places in stream.places.items():
+        lines = np.concatenate(places)
+        if not len(lines):
+            continue
+        sentences = np.unique(np.concatenate([stream.earlier[lines], stream.later[lines]]))
+        of_task = weights[sentences].astype(np.float64)
+        summary[task] = {
+            "sentences": len(sentences),
+            "mean": of_task.mean(axis=0).tolist(),
+            "sd": of_task.std(axis=0).tolist(),
+        }
+    return summary

@@ -1,0 +1,163 @@
+"""Plots of results. Functions take `ax`, return Axes and never show anything; matplotlib is the extra `plot`."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import math
+import os
+from typing import TYPE_CHECKING
+
+from sentpool.atomic_file import replacing
+from sentpool.errors import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from sentpool.evaluation.probe_result import ProbeResult
+
+
+def layer_heat_map(
+    result: ProbeResult, tokens: str = "mean", ax: Axes | None = None, *, aggregation: str = "all"
+) -> Axes:
+    """The single layers of one token pooling: layer × task, each cell with its Spearman ×100.
+
+    Parameters
+    ----------
+    result : ProbeResult
+    tokens : str, default "mean"
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    aggregation : {"all", "mean", "wmean"}
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    ValueError
+        The result has no single layers of `tokens`.
+    """
+    layers, tasks, scores = result.layer_scores(tokens, aggregation)
+    ax = _axes(ax)
+    image = ax.imshow(100 * scores, aspect="auto", cmap="viridis", origin="lower")
+    for row, of_layer in enumerate(100 * scores):
+        for column, value in enumerate(of_layer):
+            if math.isnan(value):
+                ax.text(column, row, "–", ha="center", va="center")
+                continue
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            ax.text(column, row, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black")
+    ax.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
+    ax.set_yticks(range(len(layers)), layers)
+    ax.set(ylabel="layer", title=f"{_model(result)}, {tokens} of each layer: Spearman ×100 ({aggregation})")
+    return ax
+
+
+def layer_weights(result: ProbeResult, ax: Axes | None = None, *, pooling: str | None = None) -> Axes:
+    """The attention that each layer gets: its mean over a task's sentences, with one standard deviation up and down.
+
+    Parameters
+    ----------
+    result : ProbeResult
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    pooling : str, optional
+        Which, where the result has several.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    ValueError
+        No pooling was probed that weighs the layers of each sentence, or none of this name.
+    """
+    name, by_task = _weights_of(result, pooling)
+    ax = _axes(ax)
+    for k, (task, weights) in enumerate(by_task.items()):
+        # Side by side, so that no spread hides another.
+        shift = 0.5 * ((k + 0.5) / len(by_task) - 0.5)
+        places = [layer + shift for layer in range(len(weights["mean"]))]
+        ax.errorbar(places, weights["mean"], weights["sd"], fmt="o", markersize=4, capsize=2, label=task)
+    ax.set_xticks(range(len(weights["mean"])))
+    ax.set(xlabel="layer", ylabel="mean attention ± sd", title=f"{_model(result)}, {name}: weights of the layers")
+    ax.legend(frameon=False, fontsize="small")
+    return ax
+
+
+def probe_figure(result: ProbeResult) -> Figure:
+    """A figure, without pyplot, of what a probe found: a heat map of one token pooling, then any layer weights."""
+    figures = _matplotlib("figure")
+    singles = [row["tokens"] for row in result.rows if isinstance(row["layers"], int)]
+    tokens = "mean" if "mean" in singles or not singles else singles[0]
+    panels = 1 + len(result.layer_weights)
+    layers = max(6, len({row["layers"] for row in result.rows if isinstance(row["layers"], int)}))
+    figure = figures.Figure(figsize=(3 + len(result.tasks), panels * (1.5 + 0.4 * layers)), layout="constrained")
+    axes = figure.subplots(panels, squeeze=False)[:, 0]
+    layer_heat_map(result, tokens, axes[0])
+    for ax, name in zip(axes[1:], result.layer_weights, strict=True):
+        layer_weights(result, ax, pooling=name)
+    return figure
+
+
+def check_format(path) -> None:
+    """Raise unless matplotlib is installed and can write a file of this name's kind, before the long part.
+
+    Raises
+    ------
+    ImportError, ValueError
+    """
+    kinds = _matplotlib("figure").Figure().canvas.get_supported_filetypes()
+    if _kind(path) not in kinds:
+        raise ValueError(
+            f"the plot's file is {shown(os.fspath(path))}; its name must end in .{', .'.join(sorted(kinds))}"
+        )
+
+
+def save(figure: Figure, path) -> None:
+    """Write a figure in the format that the file's name says, replacing the file in one step."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format=_kind(path), dpi=150)
+    with replacing(path) as file:
+        file.write(picture.getbuffer())
+
+
+def _weights_of(result: ProbeResult, pooling: str | None) -> tuple[str, dict]:
+    names = list(result.layer_weights)
+    if not names:
+        raise ValueError(
+            "no pooling was probed that weighs the layers of each sentence: probe a model that has LayerAttention, or "
+            "pass poolings=LayerAttention(…)"
+        )
+    if pooling is None and len(names) > 1 or pooling is not None and pooling not in names:
+        raise ValueError(f"pooling is {shown(pooling)}; this result has layer weights of {', '.join(names)}: name one")
+    name = names[0] if pooling is None else pooling
+    return name, result.layer_weights[name]
+
+
+def _model(result: ProbeResult) -> str:
+    return result.model.get("name", "a model")
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return _matplotlib("pyplot").subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _kind(path) -> str:
+    return os.path.splitext(os.fspath(path))[1].lstrip(".").lower()
+
+
+def _matplotlib(module: str):
+    try:
+        return importlib.import_module(f"matplotlib.{module}")
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'sentpool[plot]'") from error
