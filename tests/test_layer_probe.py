@@ -652,7 +652,7 @@ def test_layer_weights_plot(pyplot):
     result = make_result(layer_weights=WEIGHTS | {"other": WEIGHTS["ours"]})
     ax = result.plot_layer_weights(pooling="ours")
     (container,) = ax.containers
-    np.testing.assert_allclose(container[0].get_ydata(), [0.2, 0.5, 0.3])
+    np.testing.assert_allclose(container[0].get_ydata().astype(float), [0.2, 0.5, 0.3])
     (segments,) = (lines.get_segments() for lines in container[2])
     spreads = [segment[:, 1].astype(float) for segment in segments]
     np.testing.assert_allclose(spreads, [[0.19, 0.21], [0.48, 0.52], [0.27, 0.33]])
