@@ -31,12 +31,13 @@ def run(settings: Settings) -> dict:
             model, folder, tasks=tasks, threads=settings.threads, show_progress_bar=False
         ),
     }
-    found = {name: {"seconds": [], "peak_above_model": peak(work)} for name, work in works.items()}
+    found = {name: {"seconds": [], "cpu_seconds": [], "peak_above_model": peak(work)} for name, work in works.items()}
     for _ in range(settings.rounds):
         for name, work in works.items():
-            began = time.perf_counter()
+            began, cpu = time.perf_counter(), time.process_time()
             result = work()
             found[name]["seconds"].append(time.perf_counter() - began)
+            found[name]["cpu_seconds"].append(time.process_time() - cpu)
             found[name]["parts"] = result.seconds
     poolings = {(row["tokens"], row["layers"]) for row in result.rows}
     return {
@@ -77,8 +78,10 @@ def table(content: dict) -> str:
         numbers = statistics.median(seconds), min(seconds), max(seconds)
         peak_mb = f"{content[name]['peak_above_model'] / 1e6:.0f} MB"
         lines.append(f"{name:6}" + "".join(f"{number:10.2f}" for number in numbers) + f"{peak_mb:>24}")
-    ratios = [b / a for a, b in zip(content["sts"]["seconds"], content["probe"]["seconds"], strict=True)]
-    lines += ["", f"probe / sts, median of {len(ratios)} rounds: {statistics.median(ratios):.3f}"]
+    lines.append("")
+    for what in ("seconds", "cpu_seconds"):
+        ratios = [b / a for a, b in zip(content["sts"][what], content["probe"][what], strict=True)]
+        lines.append(f"probe / sts, {what}, median of {len(ratios)} rounds: {statistics.median(ratios):.3f}")
     return "\n".join(lines)
 
 

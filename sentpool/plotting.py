@@ -101,7 +101,9 @@ def probe_figure(result: ProbeResult) -> Figure:
     tokens = "mean" if "mean" in singles or not singles else singles[0]
     panels = 1 + len(result.layer_weights)
     layers = max(6, len({row["layers"] for row in result.rows if isinstance(row["layers"], int)}))
-    figure = figures.Figure(figsize=(3 + len(result.tasks), panels * (1.5 + 0.4 * layers)), layout="constrained")
+    figure = figures.Figure(
+        figsize=(max(6, 3 + len(result.tasks)), panels * (1.5 + 0.4 * layers)), layout="constrained"
+    )
     axes = figure.subplots(panels, squeeze=False)[:, 0]
     layer_heat_map(result, tokens, axes[0])
     for ax, name in zip(axes[1:], result.layer_weights, strict=True):

@@ -16,6 +16,7 @@ import pytest
 from fabricate import bert_folder, edit_json, sentence_transformers_folder
 
 from sentpool import SentenceEncoder, SentpoolWarning, cli, evaluation, pooling
+from sentpool.encoding_run import EncodingRun
 from sentpool.evaluation import ProbeResult, layer_probe
 from sentpool.evaluation.pair_stream import PairStream
 from sentpool.evaluation.report import STANDARD_SEVEN
@@ -226,6 +227,18 @@ def test_the_own_pooling_of_a_folder_that_was_replaced(model, data):
     assert list(result.layer_weights) == ["model"]
 
 
+def test_what_needs_every_token_is_computed_by_a_pass_of_its_own(model, data, small_blocks, monkeypatch):
+    def stand_in(self, first_layer, window, shape, finish, *, skip_prompt):
+        assert window == 2
+        return self.pooled([first_layer], ("max",), shape, lambda s: finish(s[:, 0, 0]), skip_prompt=skip_prompt)
+
+    monkeypatch.setattr(EncodingRun, "sbert_wk", stand_in, raising=False)
+    result = evaluation.probe(model, data, ["sbert_wk", "top2"], tokens="mean")
+    assert_rows_are_those_of_sts(model, data, result, {("every token", "sbert_wk"): "sbert_wk"})
+    assert result.encoding["encoded_again_for"] == ["sbert_wk"]
+    assert "encoded once more for: sbert_wk" in repr(result)
+
+
 def test_layer_weights_are_the_models(model, data, result, small_blocks):
     again = evaluation.probe(model, data, {"ours": attention()})
     assert again.layer_weights == result.layer_weights
@@ -235,6 +248,24 @@ def test_layer_weights_are_the_models(model, data, result, small_blocks):
     assert by_task["mine"]["sentences"] == len(sentences)
     np.testing.assert_allclose(by_task["mine"]["mean"], weights.mean(0), rtol=1e-12)
     np.testing.assert_allclose(by_task["mine"]["sd"], weights.std(0), rtol=1e-9)
+
+
+def test_layer_weights_without_the_prompt(tmp_path, data, small_blocks):
+    path = sentence_transformers_folder(
+        tmp_path / "model", num_hidden_layers=L, hidden_size=H, prompts={"q": "the big "}
+    )
+    edit_json(path / "config_sentence_transformers.json", default_prompt_name="q")
+    model = SentenceEncoder(path)
+    sentences = list(read_tasks(data).distinct_sentences())
+    found = {}
+    for include_prompt in (True, False):
+        chosen = Pooling(attention().layers, include_prompt=include_prompt)
+        result = evaluation.probe(model, data, {"ours": chosen}, tokens="mean", layers=0)
+        assert result.encoding["encoded_again_for"] == ([] if include_prompt else ["ours"])
+        found[include_prompt] = result.layer_weights["ours"]["mine"]["mean"]
+        expected = model.layer_weights(sentences, pooling=chosen).astype(np.float64).mean(0)
+        np.testing.assert_allclose(found[include_prompt], expected, rtol=1e-12)
+    assert found[True] != found[False]
 
 
 def test_the_bundled_sample_is_the_default(minilm):
@@ -568,7 +599,7 @@ def test_save_and_load(result, tmp_path):
         ({"poolings": "median"}, ValueError, "poolings: pooling is 'median'; it must be one of"),
         ({"poolings": ["scalar_mix"]}, ValueError, "poolings: .*no trained parameters"),
         ({"poolings": ScalarMix([1, 2])}, ValueError, "poolings: .*has 2 weights; this encoder needs 4"),
-        ({"poolings": 7}, TypeError, "poolings: 7 is no pooling"),
+        ({"poolings": 7}, TypeError, "poolings: pooling must be a name, a sequence of names, a Pooling"),
         ({"poolings": {3: "mean"}}, TypeError, "poolings has the key 3"),
         ({"tasks": "STS99"}, ValueError, "unknown task 'STS99'"),
         ({"folder": "nowhere"}, FileNotFoundError, "'nowhere' does not exist"),

@@ -266,10 +266,7 @@ class _Passes:
                 row[arrived] = _core.similarity_pairwise(vectors[earlier], vectors[later], "cosine")
                 one.waiting = vectors[stay]
                 if one.name in weights:
-                    pooling = one.pooling.layers
-                    weights[one.name][start:stop] = pooling.layer_weights(
-                        *self._views(pooling, states), self.run.threads
-                    )
+                    weights[one.name][start:stop] = self._layer_weights(one, states, sentences)
             waiting = here[stay]
             del states
         return cosines, weights
@@ -283,13 +280,7 @@ class _Passes:
         if isinstance(one.layers, int):  # an average of one: the state itself, known to be finite
             return states[:, self.layers.index(one.layers), self.tokens.index(one.tokens), : one.width]
         if self.need_own_pass(one):
-            return self.model.encode(
-                sentences,
-                pooling=one.pooling,
-                batch_size=self.run.batch_size,
-                threads=self.run.threads,
-                show_progress_bar=False,
-            )
+            return self.model.encode(sentences, **self._options(one))
         vectors = np.asarray(one.pooling.combine(*self._views(one.pooling, states), self.run.threads))
         vectors = vectors[:, : one.width].astype(np.float32, copy=False)
         if vectors.shape != (len(sentences), one.width):
@@ -300,7 +291,21 @@ class _Passes:
         _require_finite(vectors, sentences, f"the vector by pooling {one.name}")
         return vectors
 
-    def _views(self, pooling, states: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+    def _layer_weights(self, one: _Probed, states: np.ndarray, sentences: list[str]) -> np.ndarray:
+        if self.need_own_pass(one):
+            return self.model.layer_weights(sentences, **self._options(one))
+        return one.pooling.layers.layer_weights(*self._views(one.pooling, states), self.run.threads)
+
+    def _options(self, one: _Probed) -> dict:
+        """Those of a further pass over one block."""
+        return {
+            "pooling": one.pooling,
+            "batch_size": self.run.batch_size,
+            "threads": self.run.threads,
+            "show_progress_bar": False,
+        }
+
+    def _views(self, pooling: Pooling, states: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
         """The arguments of `combine`."""
         views = [states[:, :, self.tokens.index(token)] for token in pooling.tokens]
         return views, [self.layers.index(layer) for layer in pooling.needed_layers(self.model.n_layers)]
