@@ -16,7 +16,6 @@ import pytest
 from fabricate import bert_folder, edit_json, sentence_transformers_folder
 
 from sentpool import SentenceEncoder, SentpoolWarning, cli, evaluation, pooling
-from sentpool.encoding_run import EncodingRun
 from sentpool.evaluation import ProbeResult, layer_probe
 from sentpool.evaluation.pair_stream import PairStream
 from sentpool.evaluation.report import STANDARD_SEVEN
@@ -227,12 +226,7 @@ def test_the_own_pooling_of_a_folder_that_was_replaced(model, data):
     assert list(result.layer_weights) == ["model"]
 
 
-def test_what_needs_every_token_is_computed_by_a_pass_of_its_own(model, data, small_blocks, monkeypatch):
-    def stand_in(self, first_layer, window, shape, finish, *, skip_prompt):
-        assert window == 2
-        return self.pooled([first_layer], ("max",), shape, lambda s: finish(s[:, 0, 0]), skip_prompt=skip_prompt)
-
-    monkeypatch.setattr(EncodingRun, "sbert_wk", stand_in, raising=False)
+def test_what_needs_every_token_is_computed_by_a_pass_of_its_own(model, data, small_blocks):
     result = evaluation.probe(model, data, ["sbert_wk", "top2"], tokens="mean")
     assert_rows_are_those_of_sts(model, data, result, {("every token", "sbert_wk"): "sbert_wk"})
     assert result.encoding["encoded_again_for"] == ["sbert_wk"]
