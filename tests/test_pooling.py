@@ -6,12 +6,18 @@ Numbers are held against transformers' hidden states in tests/parity/test_poolin
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fabricate import bert_folder
+from test_bits import environments
 
 from sentpool import SentenceEncoder, _core, pooling
 from sentpool.pooling import (
@@ -156,6 +162,26 @@ def test_layer_attention_of_views_and_of_single_sentences_has_the_same_bits():
     one = _core.layer_attention(states[5:6, :, 0], states[5:6, :, 2], *weights, 11 / 48)
     np.testing.assert_array_equal(one[0], expected[0][5:6])
     np.testing.assert_array_equal(one[1], expected[1][5:6])
+
+
+def digest(folder, threads=1) -> str:
+    """Of every pooling of the sentences by a model of its own."""
+    model = SentenceEncoder(folder)
+    found = hashlib.sha256()
+    for chosen in POOLINGS.values():
+        found.update(model.encode(TEXTS, pooling=chosen, threads=threads).tobytes())
+    return found.hexdigest()
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("way", [*environments(), "scalar"])
+def test_every_way_to_compute_gives_the_same_bits(model, way):
+    variables = environments().get(way, {"SENTPOOL_ISA": "scalar", "SENTPOOL_GEMM": "panel"})
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_pooling as t; print(t.digest(sys.argv[2], 2))"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(model.folder.path)]
+    run = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split()[-1] == digest(model.folder.path)
 
 
 def test_layer_weights(model, states):
