@@ -62,8 +62,9 @@ class EncodingRun:
         self.on_truncate, self.show_progress_bar = on_truncate, show_progress_bar
         self.dropout = dropout
         first_seen = texts if one_by_one or dropout else dict.fromkeys(texts)
-        self.texts, self.unique, self.positions = texts, list(first_seen), None
-        if len(self.unique) < len(texts):
+        self.texts, self.unique, self.positions = texts, texts, None
+        if len(first_seen) < len(texts):
+            self.unique = list(first_seen)
             first_seen = {text: position for position, text in enumerate(self.unique)}
             self.positions = np.array([first_seen[text] for text in texts], dtype=np.int64)
         self._lengths = np.zeros(len(self.unique), dtype=np.int64)

@@ -17,7 +17,7 @@
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 
 /* Rows of A that share one pass over a panel: they must stay in the level-2 cache. */
-#define ROW_BLOCK 224
+#define ROW_BLOCK 256
 
 /* Where the k-block stands in its chain, and what is done after the last one. */
 struct tile_end {
@@ -32,8 +32,11 @@ INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ld
 {
 	vf sum[MR][2];
 	UNROLL
-	for (int r = 0; r < rows; r++)
+	for (int r = 0; r < rows; r++) {
 		sum[r][0] = sum[r][1] = (vf){0};
+		__builtin_prefetch(c + r * ldc, 1);
+		__builtin_prefetch(c + r * ldc + NR - 1, 1);
+	}
 
 	for (int64_t p = 0; p < k; p++) {
 		const float *row = b + p * ldb;
@@ -133,19 +136,33 @@ static void tile_narrow(tile_fn *tile, int64_t cols, TILE_ARGS)
 		memcpy(c + r * ldc, aside + r * NR, (size_t)cols * sizeof(float));
 }
 
-/* Rows [0, m) of one panel for one block of k, split into tiles of nearly equal height. */
-static void panel_block(tile_fn *tile, float *c, int64_t ldc, const struct sp_panel_a *a, const float *a_block,
-                        const float *b, int64_t ldb, int64_t m, int64_t cols, int64_t k, struct tile_end end)
+/* All blocks of k for one tile: its sums are in the level-1 cache from one block to the next. */
+static void tile_forward(tile_fn *tile, int rows, float *c, int64_t ldc, const struct sp_panel_a *a,
+                         const float *a_tile, const float *b, int64_t ldb, const float *bias, int64_t cols, int64_t k)
+{
+	int64_t p = 0;
+	do { /* k = 0 still stores zeros plus the bias */
+		int64_t block = k - p < SP_KC ? k - p : SP_KC;
+		struct tile_end end = {p > 0, p + block == k ? bias : NULL};
+		const float *a_block = a_tile + p * (a->by_column ? a->ld : 1);
+		if (cols == NR)
+			tile(rows, c, ldc, a_block, a->ld, b + p * ldb, ldb, block, end);
+		else
+			tile_narrow(tile, cols, rows, c, ldc, a_block, a->ld, b + p * ldb, ldb, block, end);
+		p += block;
+	} while (p < k);
+}
+
+/* Rows [0, m) of one panel, split into tiles of nearly equal height. */
+static void panel_forward(tile_fn *tile, float *c, int64_t ldc, const struct sp_panel_a *a, const float *a_rows,
+                          const float *b, int64_t ldb, const float *bias, int64_t m, int64_t cols, int64_t k)
 {
 	int64_t n_tiles = (m + MR - 1) / MR;
 	int64_t height = m / n_tiles, taller = m % n_tiles, row = 0;
 	for (int64_t t = 0; t < n_tiles; t++) {
 		int rows = (int)(height + (t < taller));
-		const float *a_tile = a_block + row * (a->by_column ? 1 : a->ld);
-		if (cols == NR)
-			tile(rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, end);
-		else
-			tile_narrow(tile, cols, rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, end);
+		tile_forward(tile, rows, c + row * ldc, ldc, a, a_rows + row * (a->by_column ? 1 : a->ld), b, ldb, bias,
+		             cols, k);
 		row += rows;
 	}
 }
@@ -161,14 +178,8 @@ void SP_ISA_NAME(sp_panel_gemm)(float *c, int64_t ldc, struct sp_panel_a a, stru
 		for (int64_t col = 0; col < n; col += NR) {
 			int64_t cols = n - col < NR ? n - col : NR;
 			const float *panel = b.data + col / NR * b.panel_stride;
-			int64_t p = 0;
-			do { /* k = 0 still stores zeros plus the bias */
-				int64_t block = k - p < SP_KC ? k - p : SP_KC;
-				struct tile_end end = {p > 0, bias && p + block == k ? bias + col : NULL};
-				panel_block(tile, c + row * ldc + col, ldc, &a, a_rows + p * (a.by_column ? a.ld : 1),
-				            panel + p * b.row_stride, b.row_stride, rows, cols, block, end);
-				p += block;
-			} while (p < k);
+			panel_forward(tile, c + row * ldc + col, ldc, &a, a_rows, panel, b.row_stride,
+			              bias ? bias + col : NULL, rows, cols, k);
 		}
 	}
 }

@@ -69,7 +69,9 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	int64_t per_token = run->job->sink.floats_per_token, per_rank = row_stride(run->job->sink.floats_per_rank);
 	int64_t scratch = sp_attention_scratch(run->longest, config->layer.hidden / config->layer.heads);
 	scratch = scratch > per_rank ? scratch : per_rank;
-	int64_t buffers = N * (w->acts.ld_qkv + w->acts.ld_inner + 5 * w->acts.ld_hidden + per_token) + slack();
+	/* Two pairs share memory: of each, the first is read no more when the second is written. */
+	int64_t widest = w->acts.ld_qkv > w->acts.ld_inner ? w->acts.ld_qkv : w->acts.ld_inner;
+	int64_t buffers = N * (widest + 4 * w->acts.ld_hidden + per_token) + slack();
 	w->memory = sp_floats(scratch + (shared ? 0 : buffers));
 	if (!w->offsets || !w->memory)
 		return SP_NO_MEMORY;
@@ -80,12 +82,10 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 		w->h = shared->h;
 		w->kept = shared->kept;
 	} else {
-		w->acts.qkv = p, p += N * w->acts.ld_qkv + slack();
-		w->acts.inner = p, p += N * w->acts.ld_inner;
-		w->acts.context = p, p += N * w->acts.ld_hidden;
+		w->acts.qkv = w->acts.inner = p, p += N * widest + slack();
+		w->acts.context = w->acts.expanded = p, p += N * w->acts.ld_hidden;
 		w->acts.attended = p, p += N * w->acts.ld_hidden;
 		w->acts.middle = p, p += N * w->acts.ld_hidden;
-		w->acts.expanded = p, p += N * w->acts.ld_hidden;
 		w->h = p, p += N * w->acts.ld_hidden;
 		w->kept = p;
 	}
