@@ -186,7 +186,7 @@ class SentenceEncoder:
 
     def __reduce__(self):
         # Workers of joblib, Ray or multiprocessing read the folder themselves: no weights travel between processes.
-        return _reopen, (str(self.folder.path), self.pooling, self.max_seq_length)
+        return _reopen, (str(self.folder.path), self.pooling, self.max_seq_length, dict(self.prompts))
 
     # ---- vectors ---------------------------------------------------------------------------------------------
 
@@ -283,9 +283,12 @@ class SentenceEncoder:
         return vectors if convert_to_numpy else list(vectors)
 
     def _pooled(self, run: EncodingRun, pooling: Pooling, normalize: bool, truncate_dim: int | None) -> np.ndarray:
-        kept = self._kept_dimensions(truncate_dim, pooling.dimension(self.hidden_size, self.n_layers))
+        width = pooling.dimension(self.hidden_size, self.n_layers)
+        kept = self._kept_dimensions(truncate_dim, width)
 
         def finish(embeddings: np.ndarray) -> np.ndarray:
+            if embeddings.shape[1] != width:
+                raise ValueError(f"{pooling!r} gave vectors of {embeddings.shape[1]} numbers; expected {width}")
             embeddings = embeddings[:, :kept]
             return _core.normalize(embeddings) if normalize else embeddings
 
@@ -329,6 +332,7 @@ class SentenceEncoder:
         prompt_name: str | None = None,
         out=None,
         dropout_seed: int | None = None,
+        include_prompt: bool | None = None,
     ) -> LayerStates:
         """Token poolings of every layer from one pass; hidden states are never piled up.
 
@@ -337,13 +341,14 @@ class SentenceEncoder:
         sentences : str or iterable of str
             A single str counts as a list of one.
         tokens : sequence of str
-            Of "cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token". The tokens of a prompt are left out
-            where the model's own pooling leaves them out.
+            Of "cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token".
         batch_size, threads, show_progress_bar, prompt, prompt_name
             As in `encode`.
         out : str or Path, optional
             A file for states that do not fit into memory: they are written there as they are computed, and `.array` is
             the file's, mapped read-only. `LayerStates.load` opens it again. It gets its name when it is whole.
+        include_prompt : bool, optional
+            Whether the tokens of a prompt are pooled too; by default as the model's own pooling says.
         dropout_seed : int, optional
             From 0 to 2**64 - 1. Drops values as in training, with the probabilities of config.json
             (`hidden_dropout_prob`, `attention_probs_dropout_prob`): of the embedding output, of attention
@@ -368,12 +373,16 @@ class SentenceEncoder:
         run = self._run(texts, prompt, prompt_name, batch_size, threads, show_progress_bar, dropout=dropout)
         layers = tuple(range(self.n_layers + 1))
         shape = (len(layers), len(wanted), self.hidden_size)
-        skip_prompt = not self.pooling.include_prompt
+        if include_prompt is None:
+            include_prompt = self.pooling.include_prompt
+        # Without a prompt there is nothing to leave out, and any pooling goes.
+        prompt_pooled = include_prompt if run.prompt else None
+        options = {"skip_prompt": not include_prompt}
         if out is None:
-            array = run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt)
-            return LayerStates(array, wanted, layers, run.lengths())
-        with filling(out, (len(run.texts), *shape), wanted, layers) as (array, lengths):
-            run.pooled(layers, wanted, shape, lambda states: states, skip_prompt=skip_prompt, out=array)
+            array = run.pooled(layers, wanted, shape, lambda states: states, **options)
+            return LayerStates(array, wanted, layers, run.lengths(), prompt_pooled)
+        with filling(out, (len(run.texts), *shape), wanted, layers, prompt_pooled) as (array, lengths):
+            run.pooled(layers, wanted, shape, lambda states: states, **options, out=array)
             lengths[:] = run.lengths()
         return LayerStates.load(out, mmap=True)
 
@@ -599,7 +608,9 @@ def _matrix(name: str, vectors) -> np.ndarray:
     return np.atleast_2d(narrow)
 
 
-def _reopen(path: str, pooling: Pooling, max_seq_length: int) -> SentenceEncoder:
+def _reopen(path: str, pooling: Pooling, max_seq_length: int, prompts: dict[str, str]) -> SentenceEncoder:
     model = SentenceEncoder(Path(path), pooling=pooling)  # a Path is never looked up on the hub
     model.max_seq_length = max_seq_length
+    model.prompts.clear()
+    model.prompts.update(prompts)
     return model

@@ -226,7 +226,8 @@ class EncodingRun:
         bad = ~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
         index = self._index(start + int(np.argmax(bad)))
         raise ValueError(
-            f"the vector of sentences[{index}] is not finite: the model's numbers overflow float32; check its weights"
+            f"the vector of sentences[{index}] is not finite: its numbers overflow float32; check the "
+            f"model's weights and the pooling"
         )
 
     def _bar(self, one_block_moves_it: bool):

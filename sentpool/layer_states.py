@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import numpy as np
 from sentpool.atomic_file import replacing
 from sentpool.errors import ModelFolderError, shown
 from sentpool.pooling import Pooling
+from sentpool.pooling.layers import token_poolings
 from sentpool.tensor_file import read_header, read_metadata
 from sentpool.threads import resolve
 
@@ -39,12 +41,15 @@ class LayerStates:
         0 … L.
     lengths : ndarray, int64, shape (n,)
         Tokens per sentence, special tokens included.
+    prompt_pooled : bool or None
+        Whether the tokens of a prompt were pooled too; None without a prompt.
     """
 
     array: np.ndarray
     tokens: tuple[str, ...]
     layers: tuple[int, ...]
     lengths: np.ndarray
+    prompt_pooled: bool | None = None
 
     def __len__(self) -> int:
         return len(self.array)
@@ -63,7 +68,7 @@ class LayerStates:
         return f"LayerStates({n} sentences, layers 0 to {layers - 1}, tokens={self.tokens}, H={hidden})"
 
     def pool(self, pooling, threads: int | None = None) -> np.ndarray:
-        """The embeddings that `encode` gives with this pooling, bit for bit.
+        """The embeddings that `encode` gives with this pooling, bit for bit, before any truncation (`truncate_dim`).
 
         Parameters
         ----------
@@ -78,7 +83,8 @@ class LayerStates:
         Raises
         ------
         ValueError
-            If the pooling needs a token pooling that is not here, or the states of all tokens (`sbert_wk`).
+            If the pooling needs a token pooling that is not here, or the states of all tokens (`sbert_wk`), or takes a
+            prompt in another way than these states; or if a vector is not finite.
         """
         pooling = Pooling.from_name(pooling)
         width = pooling.dimension(self.array.shape[3], self.layers[-1])
@@ -86,7 +92,13 @@ class LayerStates:
         threads = resolve(threads)
         for start in range(0, len(self), _ROWS_AT_A_TIME):
             rows = slice(start, start + _ROWS_AT_A_TIME)
-            out[rows] = pooling.combine(*self._views(pooling, rows), threads)
+            vectors = pooling.combine(*self._views(pooling, rows), threads)
+            if vectors.shape != out[rows].shape:
+                raise ValueError(f"{pooling!r} gave shape {vectors.shape}; expected {out[rows].shape}")
+            if not np.isfinite(vectors).all():
+                bad = start + int(np.argmin(np.isfinite(vectors).all(axis=1)))
+                raise ValueError(f"the vector of sentence {bad} is not finite; check states and pooling")
+            out[rows] = vectors
         return out
 
     def layer_weights(self, pooling, threads: int | None = None) -> np.ndarray:
@@ -97,6 +109,11 @@ class LayerStates:
         return pooling.layers.layer_weights(views, index, resolve(threads))
 
     def _views(self, pooling: Pooling, rows: slice) -> tuple[list[np.ndarray], tuple[int, ...]]:
+        if self.prompt_pooled not in (None, pooling.include_prompt):
+            raise ValueError(
+                f"pooling has include_prompt={pooling.include_prompt}, and these states were taken with the opposite: "
+                f"layer_states(…, include_prompt={pooling.include_prompt})"
+            )
         for name in pooling.tokens:
             if name not in self.tokens:
                 raise ValueError(
@@ -110,7 +127,7 @@ class LayerStates:
         """Write a safetensors file: `array` and `lengths`, with tokens and layers as metadata. The file is replaced
         at once, when it is whole."""
         with replacing(path) as file:
-            file.write(header(self.array.shape, self.tokens, self.layers))
+            file.write(header(self.array.shape, self.tokens, self.layers, self.prompt_pooled))
             self.lengths.astype("<i8").tofile(file)
             for start in range(0, len(self), _ROWS_AT_A_TIME):
                 np.ascontiguousarray(self.array[start : start + _ROWS_AT_A_TIME], "<f4").tofile(file)
@@ -135,22 +152,49 @@ class LayerStates:
         if not path.exists():
             raise FileNotFoundError(f"no file {str(path)!r}")
         tensors, metadata = read_header(path), read_metadata(path)
-        if metadata.get("format") != _FORMAT or set(tensors) != {"array", "lengths"}:
-            raise ModelFolderError(f"{path}: not a file of layer states, which LayerStates.save writes")
+        tokens, layers, prompt_pooled = _checked_header(path, tensors, metadata)
         stored = tensors["array"]
         if mmap or (mmap is None and path.stat().st_size >= _MAP_FROM_BYTES):
             array = _mapped(path, "<f4", "r", stored.offset, stored.shape)
         else:
             array = stored.read()
         lengths = np.fromfile(path, "<i8", stored.shape[0], offset=tensors["lengths"].offset)
-        return cls(array, tuple(json.loads(metadata["tokens"])), tuple(json.loads(metadata["layers"])), lengths)
+        return cls(array, tokens, layers, lengths, prompt_pooled)
 
 
-def header(shape: tuple[int, ...], tokens: tuple[str, ...], layers: tuple[int, ...]) -> bytes:
+def _checked_header(path: Path, tensors: dict, metadata: dict) -> tuple[tuple[str, ...], tuple[int, ...], bool | None]:
+    """Tokens, layers and `prompt_pooled` of a file of layer states, if that is what it is."""
+    try:
+        array, lengths = tensors["array"], tensors["lengths"]
+        tokens = token_poolings(json.loads(metadata["tokens"]))
+        layers, prompt_pooled = json.loads(metadata["layers"]), json.loads(metadata["prompt_pooled"])
+        n, n_layers, n_tokens, _ = array.shape
+        whole = (
+            metadata["format"] == _FORMAT
+            and (array.dtype, lengths.dtype, lengths.shape) == ("F32", "I64", (n,))
+            and layers == list(range(n_layers))
+            and len(tokens) == n_tokens
+            and prompt_pooled in (None, True, False)
+        )
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ModelFolderError(f"{path}: not a file of layer states, which LayerStates.save writes")
+    return tokens, tuple(layers), prompt_pooled
+
+
+def header(
+    shape: tuple[int, ...], tokens: tuple[str, ...], layers: tuple[int, ...], prompt_pooled: bool | None
+) -> bytes:
     """The beginning of a file of layer states: `lengths` follow, then `array`."""
     lengths_end = 8 * shape[0]
     entries = {
-        "__metadata__": {"format": _FORMAT, "tokens": json.dumps(tokens), "layers": json.dumps(layers)},
+        "__metadata__": {
+            "format": _FORMAT,
+            "tokens": json.dumps(tokens),
+            "layers": json.dumps(layers),
+            "prompt_pooled": json.dumps(prompt_pooled),
+        },
         "lengths": {"dtype": "I64", "shape": [shape[0]], "data_offsets": [0, lengths_end]},
         "array": {
             "dtype": "F32",
@@ -164,15 +208,21 @@ def header(shape: tuple[int, ...], tokens: tuple[str, ...], layers: tuple[int, .
 
 
 @contextmanager
-def filling(path, shape: tuple[int, ...], tokens: tuple[str, ...], layers: tuple[int, ...]) -> Iterator:
+def filling(
+    path, shape: tuple[int, ...], tokens: tuple[str, ...], layers: tuple[int, ...], prompt_pooled: bool | None
+) -> Iterator:
     """A file of layer states to be filled: yields `array` and `lengths`, both mapped. It gets its name when the block
     has succeeded."""
     with replacing(path) as file:
-        start = header(shape, tokens, layers)
+        start = header(shape, tokens, layers, prompt_pooled)
         file.write(start)
         array_at = len(start) + 8 * shape[0]
-        file.truncate(array_at + 4 * math.prod(shape))
         file.flush()
+        size = array_at + 4 * math.prod(shape)
+        try:  # all of it now: where a mapped file finds no room later, the process is killed
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise OSError(error.errno, f"no room for {size} bytes of layer states", os.fspath(path)) from error
         arrays = _mapped(file, "<f4", "r+", array_at, shape), _mapped(file, "<i8", "r+", len(start), shape[:1])
         yield arrays
         for array in arrays:

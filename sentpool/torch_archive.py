@@ -19,7 +19,10 @@ from sentpool.errors import shown
 MAX_PICKLE_BYTES = 16 << 20
 MAX_DIRECTORY_BYTES = 4 << 20
 
-REMEDY = "convert it once, where transformers is installed: AutoModel.from_pretrained(folder).save_pretrained(folder)"
+REMEDY = (
+    "write it anew once, where torch is installed: torch.save({name: tensor.contiguous() for name, tensor in "
+    "torch.load(file, weights_only=True).items()}, file)"
+)
 
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
@@ -163,7 +166,7 @@ def _split_name(name: bytes) -> tuple[str, str]:
     """The folder and the name in it of an entry that torch.save writes."""
     folder, _, inner = name.decode("utf-8", "replace").partition("/")
     if _TORCHSCRIPT_NAME.fullmatch(inner):
-        raise Refused(f"a TorchScript archive, which holds a program; {REMEDY}")
+        raise Refused("a TorchScript archive, which holds a program; torch.save the state_dict() of its module")
     if folder in ("", ".", "..") or not _ENTRY_NAME.fullmatch(inner):
         raise Refused(f"entry {shown(name)} is none that torch.save writes for a state dict")
     return folder, inner

@@ -407,6 +407,14 @@ def test_many_python_threads_share_a_model(model):
     assert not wrong
 
 
+def test_prompts_travel_with_a_copy(prompted):
+    prompted.prompts["passage"] = "a small "
+    try:
+        assert pickle.loads(pickle.dumps(prompted)).prompts == prompted.prompts
+    finally:
+        del prompted.prompts["passage"]
+
+
 def test_a_progress_bar_when_asked_for(model, capsys):
     model.encode(TEXTS, show_progress_bar=True)
     assert "Encoding" in capsys.readouterr().err

@@ -612,6 +612,15 @@ def test_only_our_encoder_shows_its_layers(data):
             evaluation.probe(other, data)
 
 
+def test_layer_weights_belong_to_their_pooling_whatever_it_is_called(model, data):
+    rng = np.random.default_rng(0)
+    attention = LayerAttention(*rng.normal(size=(3, model.hidden_size, model.hidden_size)))
+    alone = evaluation.probe(model, data, {"ours": attention}, tokens="mean").layer_weights["ours"]
+    for name in ("first_last", "model"):
+        weights = evaluation.probe(model, data, {name: attention}, tokens="mean").layer_weights
+        assert list(weights.values()) == [alone]
+
+
 def test_vectors_that_do_not_do_are_named(model, data):
     class Broken(Sharpened):
         def forward(self, states):
@@ -621,7 +630,7 @@ def test_vectors_that_do_not_do_are_named(model, data):
         evaluation.probe(model, data, Broken())
 
     half = Pooling("mean", head=(lambda vectors: vectors[: (len(vectors) + 1) // 2],))
-    with pytest.raises(ValueError, match=r"pooling half gave shape \(\d+, 24\) for \d+ sentences"):
+    with pytest.raises(ValueError, match=r"returned float32 of shape \(\d+, 24\) for \d+ sentences"):
         evaluation.probe(model, data, {"half": half})
 
 

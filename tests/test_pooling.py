@@ -19,6 +19,7 @@ import pytest
 from fabricate import bert_folder
 from test_bits import environments
 
+import sentpool
 from sentpool import SentenceEncoder, _core, pooling
 from sentpool.pooling import (
     AllButTheTop,
@@ -226,18 +227,48 @@ def test_a_broken_pooling_of_ones_own_is_named(model):
         def forward(self, states):
             return states[:, -1]
 
-    with pytest.raises(ValueError, match=r"forward of .*Wrong.* returned shape \(1, 2, 24\) for 1 sentences"):
+    with pytest.raises(ValueError, match=r"Wrong.* returned float32 of shape \(1, 2, 24\) for 1 sentences"):
         model.encode(TEXTS, pooling=Wrong())
     with pytest.raises(TypeError, match="pooling must be a name, .* or an object with `tokens`"):
         model.encode(TEXTS, pooling=3)
 
 
 @pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: x[:1], r"returned float32 of shape \(1, 24\) for"),
+        (lambda x: x[:, 0], r"returned float32 of shape \(\d,\) for"),
+        (lambda x: x + 1j, "returned complex64"),
+        (lambda x: x.astype(np.float64) * 1e300, "is not finite"),
+        (lambda x: x[:, : len(x)], "gave (shape|vectors of)"),
+    ],
+)
+def test_what_a_function_of_ones_own_returns_is_checked(model, states, function, message):
+    for use in (lambda pooling: model.encode(TEXTS, pooling=pooling), states.pool):
+        with pytest.raises(ValueError, match=message):
+            use(Pooling("mean", head=(function,)))
+
+
+def test_sbert_wk_takes_a_function_of_ones_own(model):
+    doubled = Pooling(SbertWk(), head=(lambda x: 2 * x,))
+    np.testing.assert_array_equal(model.encode(TEXTS, pooling=doubled), 2 * model.encode(TEXTS, pooling="sbert_wk"))
+
+
+def test_poolings_of_ones_own_compare_by_identity():
+    class WithArrays(Sharpened):
+        def __eq__(self, other):
+            return np.zeros(2) == 0
+
+    own = WithArrays()
+    assert Pooling(own) == Pooling(own) != Pooling(WithArrays())
+
+
+@pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ("layer_attention", "the model folder holds no trained parameters"),
-        ("scalar_mix", "the model folder holds no trained parameters"),
-        ("cls_mlp", "the model folder holds no trained parameters"),
+        ("layer_attention", "there are no trained parameters for it here"),
+        ("scalar_mix", "there are no trained parameters for it here"),
+        ("cls_mlp", "there are no trained parameters for it here"),
         ("median", "pooling is 'median'; it must be one of cls, mean"),
         ("layers=[9]", "indices holds layer 9; this encoder has layers 0"),
         (ScalarMix(normal(3)), "has 3 weights; this encoder needs 6"),
@@ -416,6 +447,53 @@ class TestLayerStates:
         with pytest.raises(ZeroDivisionError):
             model.layer_states(TEXTS, out=tmp_path / "states.safetensors")
         assert not list(tmp_path.iterdir())
+
+    def test_a_full_disk_is_an_error(self, model, tmp_path):
+        """Not a SIGBUS while a mapped file is filled."""
+        code = """
+import resource, sys
+from sentpool import SentenceEncoder
+model = SentenceEncoder(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    model.layer_states(["the cat"] * 1000, out=sys.argv[2])
+except OSError as error:
+    print(error)
+"""
+        command = [sys.executable, "-c", code, str(model.folder.path), str(tmp_path / "states.safetensors")]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert "no room for 1160" in run.stdout and "states.safetensors" in run.stdout
+        assert not list(tmp_path.iterdir())
+
+    def test_a_prompt_is_taken_as_the_pooling_says(self, model, tmp_path):
+        without = Pooling("mean", include_prompt=False)
+        for include_prompt, chosen, other in ((True, "mean", without), (False, without, "mean")):
+            states = model.layer_states(TEXTS, prompt="a big ", include_prompt=include_prompt)
+            states.save(tmp_path / "states")
+            for these in (states, type(states).load(tmp_path / "states")):
+                expected = model.encode(TEXTS, prompt="a big ", pooling=chosen)
+                np.testing.assert_array_equal(these.pool(chosen), expected)
+                with pytest.raises(ValueError, match=r"layer_states\(…, include_prompt="):
+                    these.pool(other)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b'[0, 1, 2, 3, 4, 5]"', b'[0, 1, 2, 3, 4]"   '),
+            (b'[\\"cls\\", \\"mean\\"]', b'[\\"cls\\", \\"mode\\"]'),
+            (b'"prompt_pooled": "null"', b'"prompt_pooled": "7"   '),
+            (b'"I64"', b'"F64"'),
+        ],
+    )
+    def test_a_damaged_header_is_an_error(self, model, tmp_path, old, new):
+        file = tmp_path / "states"
+        model.layer_states(TEXTS).save(file)
+        content = file.read_bytes()
+        assert old in content and len(old) == len(new)
+        file.write_bytes(content.replace(old, new))
+        with pytest.raises(ValueError, match="not a file of layer states"):
+            sentpool.LayerStates.load(file)
 
     def test_what_is_missing_is_named(self, model, tmp_path):
         states = model.layer_states(TEXTS, tokens="mean")

@@ -249,7 +249,7 @@ class _Passes:
         """Cosines (poolings, D) float64 of the distinct pairs; layer weights (sentences, L + 1) by pooling."""
         cosines = np.empty((len(self.probed), len(stream.later)))
         weights = {
-            one.name: np.empty((len(stream.sentences), self.model.n_layers + 1), np.float32)
+            one: np.empty((len(stream.sentences), self.model.n_layers + 1), np.float32)
             for one in self.probed
             if isinstance(one.pooling.layers, LayerAttention)
         }
@@ -265,11 +265,11 @@ class _Passes:
                 vectors = np.concatenate([one.waiting, self._vectors(one, states, sentences)])
                 row[arrived] = _core.similarity_pairwise(vectors[earlier], vectors[later], "cosine")
                 one.waiting = vectors[stay]
-                if one.name in weights:
-                    weights[one.name][start:stop] = self._layer_weights(one, states, sentences)
+                if one in weights:
+                    weights[one][start:stop] = self._layer_weights(one, states, sentences)
             waiting = here[stay]
             del states
-        return cosines, weights
+        return cosines, _named(weights)
 
     def _block_sentences(self) -> int:
         size = 4 * len(self.layers) * len(self.tokens) * self.model.hidden_size
@@ -309,6 +309,15 @@ class _Passes:
         """The arguments of `combine`."""
         views = [states[:, :, self.tokens.index(token)] for token in pooling.tokens]
         return views, [self.layers.index(layer) for layer in pooling.needed_layers(self.model.n_layers)]
+
+
+def _named(weights: dict[_Probed, np.ndarray]) -> dict[str, np.ndarray]:
+    """By the names of the poolings, with the token poolings where one name stands for several."""
+    names = [one.name for one in weights]
+    return {
+        one.name if names.count(one.name) == 1 else f"{one.name}, {one.tokens}": of_one
+        for one, of_one in weights.items()
+    }
 
 
 def _require_finite(numbers: np.ndarray, sentences: list[str], what: str) -> None:

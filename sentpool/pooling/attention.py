@@ -12,6 +12,8 @@ from sentpool.pooling.layers import LayerPooling
 
 # The mean of the range (1/8, 1/3) from which training draws RReLU's slopes.
 _RRELU_SLOPE = 11 / 48
+# Of one call of the core, which Ctrl-C cannot interrupt.
+_SENTENCES = 64
 
 
 class LayerAttention(LayerPooling):
@@ -62,7 +64,12 @@ class LayerAttention(LayerPooling):
         require_width(self, len(self.query), views[0].shape[2])
         if list(index) != list(range(views[0].shape[1])):
             views = [view[:, index] for view in views]
-        return _core.layer_attention(*views, self.query, self.key, self.value, _RRELU_SLOPE, threads)
+        weights = self.query, self.key, self.value, _RRELU_SLOPE, threads
+        parts = [
+            _core.layer_attention(*(view[start : start + _SENTENCES] for view in views), *weights)
+            for start in range(0, max(len(views[0]), 1), _SENTENCES)
+        ]
+        return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 class SbertWk(LayerPooling):

@@ -62,6 +62,24 @@ def parameter(name: str, value, ndim: int) -> np.ndarray:
     return array
 
 
+def checked_vectors(result, n: int, giver: object) -> np.ndarray:
+    """What a function of the user's returned, as float32 (n, d).
+
+    Raises
+    ------
+    ValueError
+        If it is no array of real numbers with a row for each of `n` sentences.
+    """
+    array = np.asarray(result)
+    if array.dtype.kind not in "biuf" or array.ndim != 2 or len(array) != n:
+        raise ValueError(
+            f"{shown(giver)} returned {array.dtype} of shape {array.shape} for {n} sentences; expected real numbers of "
+            f"shape ({n}, d)"
+        )
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, copy=False)
+
+
 def require_width(component: Component, expected: int, width: int) -> None:
     """Raise ValueError unless what comes in has as many numbers as the component was made for."""
     if width != expected:

@@ -9,7 +9,7 @@ import numpy as np
 from sentpool.errors import shown
 from sentpool.pooling import names
 from sentpool.pooling.attention import SbertWk
-from sentpool.pooling.component import Component
+from sentpool.pooling.component import Component, checked_vectors
 from sentpool.pooling.layers import LayerPooling, Layers, token_poolings
 
 
@@ -21,7 +21,8 @@ class Pooling:
     layers : LayerPooling, str, sequence of str, or object
         `Layers`, `ScalarMix`, `WeightedLayer`, `LayerAttention`, `SbertWk`; or names of token poolings, which are taken
         from the last layer and concatenated; or an object of your own with `tokens`, a sequence of token poolings, and
-        `forward(states)`, which gets (n, L + 1, len(tokens), H) float32 and returns (n, d).
+        `forward(states)`, which gets (n, L + 1, len(tokens), H) float32 and returns (n, d). It is also called with
+        states of zeros, to learn d.
     head : sequence of callables
         `Dense`, `Normalize`, `Truncate`, `Whitening`, `AllButTheTop`, or functions of vectors (n, d).
     include_prompt : bool, default True
@@ -45,7 +46,9 @@ class Pooling:
         for module in self.head:
             if not callable(module):
                 raise TypeError(f"head holds {shown(module)}; it must be callable with vectors (n, d)")
-        self.include_prompt = bool(include_prompt)
+        if not isinstance(include_prompt, bool):
+            raise TypeError(f"include_prompt must be True or False, not {shown(include_prompt)}")
+        self.include_prompt = include_prompt
 
     @classmethod
     def from_name(cls, name, argument: str = "pooling") -> Pooling:
@@ -90,7 +93,9 @@ class Pooling:
     def apply_head(self, embeddings: np.ndarray) -> np.ndarray:
         """The head's steps, one after the other."""
         for module in self.head:
-            embeddings = module(embeddings)
+            result = module(embeddings)
+            own = isinstance(module, Component)
+            embeddings = result if own else checked_vectors(result, len(embeddings), module)
         return embeddings
 
     def dimension(self, hidden_size: int, n_layers: int) -> int:
@@ -101,8 +106,7 @@ class Pooling:
         ValueError
             If a part does not fit the encoder or the part before it.
         """
-        if not isinstance(self.layers, SbertWk):
-            self.layers.needed_layers(n_layers)
+        self.layers.needed_layers(n_layers)
         if isinstance(self.layers, UserPooling) or not all(hasattr(module, "dimension") for module in self.head):
             return self._dimension_of_zeros(hidden_size, n_layers)
         width = self.layers.dimension(hidden_size)
@@ -111,11 +115,12 @@ class Pooling:
         return width
 
     def _dimension_of_zeros(self, hidden_size: int, n_layers: int) -> int:
+        # A function of the user's says how wide its result is only by giving one.
+        if isinstance(self.layers, SbertWk):
+            return self.apply_head(np.zeros((1, hidden_size), np.float32)).shape[1]
         states = np.zeros((1, len(self.needed_layers(n_layers)), len(self.tokens), hidden_size), np.float32)
-        result = np.asarray(self.forward(states))
-        if result.ndim != 2 or len(result) != 1:
-            raise ValueError(f"{self.layers!r} returned shape {result.shape} for 1 sentence; expected (1, d)")
-        return result.shape[1]
+        with np.errstate(all="ignore"):
+            return self.forward(states).shape[1]
 
     def _components(self) -> dict[str, Component]:
         return {"layers": self.layers} | {f"head.{i}": module for i, module in enumerate(self.head)}
@@ -176,13 +181,7 @@ class UserPooling(LayerPooling):
 
     def combine(self, views, index, threads=1):
         states = np.stack([view[:, index] for view in views], axis=2)
-        vectors = np.asarray(self.pooling.forward(states), dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(states):
-            raise ValueError(
-                f"forward of {shown(self.pooling)} returned shape {vectors.shape} for {len(states)} sentences; "
-                f"expected ({len(states)}, d)"
-            )
-        return vectors
+        return checked_vectors(self.pooling.forward(states), len(states), self.pooling)
 
     def layer_weights(self, views, index, threads=1):
         raise ValueError(f"{shown(self.pooling)} has no layer weights that sentpool knows of")
@@ -190,10 +189,10 @@ class UserPooling(LayerPooling):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, UserPooling):
             return NotImplemented
-        return bool(self.pooling is other.pooling or self.pooling == other.pooling)
+        return self.pooling is other.pooling  # its own == may not give one truth value
 
     def __hash__(self) -> int:
-        return hash((type(self.pooling), self.tokens))
+        return hash((id(self.pooling), self.tokens))
 
     def __repr__(self) -> str:
         return shown(self.pooling)

@@ -38,8 +38,8 @@ def layer_pooling(name: str, argument: str = "pooling") -> LayerPooling:
         return Layers([int(layer) for layer in listed[1].split(",")])
     if name in _WITH_PARAMETERS:
         raise ValueError(
-            f"{argument} is {name!r}, but the model folder holds no trained parameters for it; "
-            f"open a folder that has them, or pass the pooling as an object"
+            f"{argument} is {name!r}, and there are no trained parameters for it here: open a model folder that holds "
+            f"them, or pass the pooling as an object, such as model.pooling"
         )
     names = ", ".join((*NAMES, *_ALIASES, *_WITH_PARAMETERS))
     raise ValueError(f"{argument} is {shown(name)}; it must be one of {names}, or 'layers=[…]'")
