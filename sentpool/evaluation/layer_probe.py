@@ -23,8 +23,7 @@ from sentpool.pooling.composition import UserPooling
 from sentpool.pooling.layers import token_poolings
 from sentpool.pooling.names import layer_pooling
 
-# Averages of layers that are probed for these token poolings.
-_AVERAGES, _AVERAGED_TOKENS = ("first_last", "embedding_last", "top2", "all_layers"), ("mean", "cls")
+_AVERAGES = ("first_last", "embedding_last", "top2", "all_layers")
 # States of one block: its sentences times layers, token poolings and H.
 _BLOCK_BYTES, _MOST_SENTENCES, _FEWEST_SENTENCES = 32 << 20, 512, 64
 
@@ -43,8 +42,8 @@ def probe(
 ) -> ProbeResult:
     """Score every layer and every pooling of an encoder on semantic textual similarity.
 
-    Each distinct sentence of all tasks goes through the encoder once. Scored are every token pooling of every layer;
-    for `mean` and `cls` also `first_last`, `embedding_last`, `top2` and `all_layers`; the model's own pooling; and
+    Each distinct sentence of all tasks goes through the encoder once. Scored are every token pooling of every layer,
+    and of `first_last`, `embedding_last`, `top2` and `all_layers`; the model's own pooling; and
     what `poolings` adds. The numbers equal those of ``evaluation.sts(model, folder, pooling=…)``. Cosines of pairs are
     kept, and the vectors of sentences that wait for a partner; layers never pile up.
 
@@ -161,8 +160,7 @@ def _everything_probed(model, poolings, layers, tokens) -> list[_Probed]:
     for token in chosen:
         for layer in _layer_numbers(layers, model.n_layers):
             found[token, layer] = Pooling(Layers([layer], token))
-    for token in _AVERAGED_TOKENS:
-        for name in _AVERAGES if token in chosen else ():
+        for name in _AVERAGES:
             found[token, name] = Pooling(Layers(layer_pooling(name).config()["indices"], token))
     found[_tokens_of(model.pooling), "model"] = model.pooling
     for name, pooling in _given(model, poolings):
