@@ -6,9 +6,8 @@ import numpy as np
 
 from sentpool import _core
 from sentpool.checks import one_of, positive_integer
-from sentpool.errors import shown
 from sentpool.pooling.component import parameter, require_width
-from sentpool.pooling.layers import LayerPooling
+from sentpool.pooling.layers import LayerPooling, layer_number
 
 # The mean of the range (1/8, 1/3) from which training draws RReLU's slopes.
 _RRELU_SLOPE = 11 / 48
@@ -89,11 +88,7 @@ class SbertWk(LayerPooling):
     tokens = ()
 
     def __init__(self, layer_start: int | None = None, window: int = 2) -> None:
-        if layer_start is not None and (
-            isinstance(layer_start, bool) or not isinstance(layer_start, int | np.integer) or layer_start < 0
-        ):
-            raise ValueError(f"layer_start is {shown(layer_start)}; it must be a layer, from 0 on, or None")
-        self.layer_start = None if layer_start is None else int(layer_start)
+        self.layer_start = None if layer_start is None else layer_number("layer_start", layer_start)
         self.window = positive_integer("window", window)
 
     def config(self):

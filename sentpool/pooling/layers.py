@@ -36,6 +36,13 @@ def token_poolings(tokens: str | Sequence[str], argument: str = "tokens") -> tup
     return tuple(names)
 
 
+def layer_number(name: str, value: object) -> int:
+    """`value` as the number of a layer; raises ValueError unless it is an integer from 0 on."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise ValueError(f"{name} is {shown(value)}; it must be a layer, from 0 on")
+    return int(value)
+
+
 class LayerPooling(Component):
     """One vector per layer and token pooling becomes one vector.
 
@@ -187,9 +194,7 @@ class WeightedLayer(_WeightedSum):
                 "tokens is 'max'; WeightedLayer mixes the states of tokens, and their maximum is not the mix of maxima"
             )
         self.weights = parameter("weights", weights, 1)
-        if isinstance(layer_start, bool) or not isinstance(layer_start, int | np.integer) or layer_start < 0:
-            raise ValueError(f"layer_start is {shown(layer_start)}; it must be a layer, from 0 on")
-        self.layer_start = int(layer_start)
+        self.layer_start = layer_number("layer_start", layer_start)
         self._sum = float(self.weights.sum(dtype=np.float64))
         if not abs(self._sum) > 0:
             raise ValueError("weights add up to 0, by which they are divided")
