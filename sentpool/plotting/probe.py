@@ -1,15 +1,12 @@
-"""Plots of results. Functions take `ax`, return Axes and never show anything; matplotlib is the extra `plot`."""
+"""What a probe found: the layers' scores, and the weights that an attention gives them."""
 
 from __future__ import annotations
 
-import importlib
-import io
 import math
-import os
 from typing import TYPE_CHECKING
 
-from sentpool.atomic_file import replacing
 from sentpool.errors import shown
+from sentpool.plotting.figure import axes_or_new, matplotlib_module
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +40,7 @@ def layer_heat_map(
         The result has no single layers of `tokens`.
     """
     layers, tasks, scores = result.layer_scores(tokens, aggregation)
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     image = ax.imshow(100 * scores, aspect="auto", cmap="viridis", origin="lower")
     for row, of_layer in enumerate(100 * scores):
         for column, value in enumerate(of_layer):
@@ -82,7 +79,7 @@ def layer_weights(result: ProbeResult, ax: Axes | None = None, *, pooling: str |
         No pooling was probed that weighs the layers of each sentence, or none of this name.
     """
     name, by_task = _weights_of(result, pooling)
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     for k, (task, weights) in enumerate(by_task.items()):
         # Side by side, so that no spread hides another.
         shift = 0.5 * ((k + 0.5) / len(by_task) - 0.5)
@@ -96,7 +93,7 @@ def layer_weights(result: ProbeResult, ax: Axes | None = None, *, pooling: str |
 
 def probe_figure(result: ProbeResult) -> Figure:
     """A figure, without pyplot, of what a probe found: a heat map of one token pooling, then any layer weights."""
-    figures = _matplotlib("figure")
+    figures = matplotlib_module("figure")
     singles = [row["tokens"] for row in result.rows if isinstance(row["layers"], int)]
     tokens = "mean" if "mean" in singles or not singles else singles[0]
     panels = 1 + len(result.layer_weights)
@@ -109,28 +106,6 @@ def probe_figure(result: ProbeResult) -> Figure:
     for ax, name in zip(axes[1:], result.layer_weights, strict=True):
         layer_weights(result, ax, pooling=name)
     return figure
-
-
-def check_format(path) -> None:
-    """Raise unless matplotlib is installed and can write a file of this name's kind, before the long part.
-
-    Raises
-    ------
-    ImportError, ValueError
-    """
-    kinds = _matplotlib("figure").Figure().canvas.get_supported_filetypes()
-    if _kind(path) not in kinds:
-        raise ValueError(
-            f"the plot's file is {shown(os.fspath(path))}; its name must end in .{', .'.join(sorted(kinds))}"
-        )
-
-
-def save(figure: Figure, path) -> None:
-    """Write a figure in the format that the file's name says, replacing the file in one step."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format=_kind(path), dpi=150)
-    with replacing(path) as file:
-        file.write(picture.getbuffer())
 
 
 def _weights_of(result: ProbeResult, pooling: str | None) -> tuple[str, dict]:
@@ -148,18 +123,3 @@ def _weights_of(result: ProbeResult, pooling: str | None) -> tuple[str, dict]:
 
 def _model(result: ProbeResult) -> str:
     return result.model.get("name", "a model")
-
-
-def _axes(ax: Axes | None) -> Axes:
-    return _matplotlib("pyplot").subplots(layout="constrained")[1] if ax is None else ax
-
-
-def _kind(path) -> str:
-    return os.path.splitext(os.fspath(path))[1].lstrip(".").lower()
-
-
-def _matplotlib(module: str):
-    try:
-        return importlib.import_module(f"matplotlib.{module}")
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'sentpool[plot]'") from error

@@ -1,0 +1,11 @@
+"""The verbs of the command line, one a module.
+
+A module holds PURPOSE, a line for --help; EXAMPLE, a command line that works; `arguments(verb)`, which adds what the
+verb takes to its argparse parser; and `run(options)`. What is heavy is imported inside `run`: --help needs none of it.
+"""
+
+from types import ModuleType
+
+from sentpool.commands import encode, info, probe, sts
+
+VERBS: dict[str, ModuleType] = {"sts": sts, "probe": probe, "encode": encode, "info": info}

@@ -1,0 +1,72 @@
+"""Arguments that several verbs share, and what all of them ask and say."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+SAMPLE_NOTE = "No DATA given: scoring the bundled sample, which is no benchmark.\n"
+
+
+def add_model(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("model", metavar="MODEL", help="model folder, or a name on the Hugging Face hub")
+
+
+def add_sts_data(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "data",
+        metavar="DATA",
+        nargs="?",
+        help="folder in SentEval's layout (STS12-en-test/, STSBenchmark/, SICK/ ...), or one of *.tsv files, "
+        "each line a score and two sentences; without it, the bundled sample",
+    )
+    verb.add_argument("--tasks", metavar="A,B", type=names, help="only these, e.g. STS12,STSB-test,SICKR-test")
+
+
+def add_encoding(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--batch-size", metavar="N", type=positive, default=32, help="default: %(default)s")
+    verb.add_argument("--threads", metavar="N", type=positive, help="default: the physical cores allowed")
+
+
+def add_pooling(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--pooling", metavar="NAME", help="cls, mean, max and so on, instead of what the model says")
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return value
+
+
+def names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def speed(loading: float, encoding: float, sentences: int) -> str:
+    rate = f" ({sentences / encoding:,.0f} sentences/s)" if sentences and encoding > 0 else ""
+    return f"model loaded in {loading:.2f} s, {sentences:,} sentences encoded in {encoding:.2f} s{rate}"
+
+
+def check_output(path: str) -> None:
+    """Raise for what cannot be replaced by a file, before the long part."""
+    from sentpool.atomic_file import check_replaceable
+
+    # Asked of the path itself: /dev/stdout leads to a pipe whose resolved name does not exist.
+    if os.path.exists(path):
+        if not os.path.isfile(path) and not os.path.isdir(path):
+            raise OSError(f"cannot write {path!r}: it exists and is not a regular file")
+        if _is_standard_output(path):
+            raise OSError(f"cannot write {path!r}: it is the standard output; name another file")
+    check_replaceable(path)
+
+
+def _is_standard_output(path: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError):  # a stdout without a descriptor is no file
+        return False
