@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,13 +9,13 @@ import numpy as np
 
 from sentpool.checks import one_of
 from sentpool.errors import warn
+from sentpool.progress import progress_bar
 from sentpool.tokenizer import TokenBatch
 
 # A block is tokenised, then encoded: enough to keep threads busy, little enough for Ctrl-C and the bar.
 _BLOCK_SENTENCES, _BLOCK_CHARACTERS = 512, 1 << 17
 # Hidden states of so many bytes are computed at a time: 1,680 tokens of a BERT-base, 6,240 of a MiniLM-L6.
 _STATE_BYTES = 1 << 26
-_BAR_AFTER_SECONDS = 2.0
 
 
 class EncodeInfo(NamedTuple):
@@ -231,16 +230,10 @@ class EncodingRun:
         )
 
     def _bar(self, one_block_moves_it: bool):
-        show = self.show_progress_bar
-        if sys.stderr is None or show is False:
-            return None
         is_worth_it = one_block_moves_it or self._block_end(0) < len(self.unique)
-        if show is None and not (is_worth_it and _somebody_looks()):
+        if self.show_progress_bar is None and not is_worth_it:
             return None
-        from tqdm.auto import tqdm
-
-        delay = _BAR_AFTER_SECONDS if show is None else 0
-        return tqdm(total=len(self.unique), desc="Encoding", unit=" sentences", delay=delay)
+        return progress_bar(len(self.unique), "Encoding", "sentences", self.show_progress_bar)
 
 
 def _parts(batch: TokenBatch, most_tokens: int | None) -> Iterator[tuple[int, int, TokenBatch]]:
@@ -267,7 +260,3 @@ def _without_repeats(texts: list[str], batch: TokenBatch) -> tuple[TokenBatch, l
     tokens = [batch.ids[batch.offsets[i] : batch.offsets[i + 1]] for i in kept]
     offsets = np.cumsum([0, *map(len, tokens)])
     return TokenBatch(np.concatenate(tokens), offsets, batch.truncated[kept]), rows
-
-
-def _somebody_looks() -> bool:
-    return "ipykernel" in sys.modules or getattr(sys.stderr, "isatty", bool)()

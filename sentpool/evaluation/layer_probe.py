@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,16 +11,13 @@ from sentpool.errors import shown, warn
 from sentpool.evaluation.embedding import describe_model
 from sentpool.evaluation.pair_stream import PairStream
 from sentpool.evaluation.probe_result import ProbeResult
+from sentpool.evaluation.probed_poolings import ProbedPooling, probed_poolings
 from sentpool.evaluation.report import Aggregates
 from sentpool.evaluation.sample import sample_folder
 from sentpool.evaluation.scoring import TaskScorer
 from sentpool.evaluation.similarity_data import SimilarityData, read_tasks
-from sentpool.pooling import TOKEN_POOLINGS, LayerAttention, Layers, Pooling, SbertWk
-from sentpool.pooling.composition import UserPooling
-from sentpool.pooling.layers import token_poolings
-from sentpool.pooling.names import layer_pooling
+from sentpool.pooling import LayerAttention, Pooling
 
-_AVERAGES = ("first_last", "embedding_last", "top2", "all_layers")
 # States of one block: its sentences times layers, token poolings and H.
 _BLOCK_BYTES, _MOST_SENTENCES, _FEWEST_SENTENCES = 32 << 20, 512, 64
 
@@ -94,7 +88,7 @@ def probe(
     >>> evaluation.probe(model, "data/sts", {"ours": trained}).plot_layer_weights()    # doctest: +SKIP
     """
     began = time.perf_counter()
-    probed = _everything_probed(model, poolings, layers, tokens)
+    probed = probed_poolings(model, poolings, layers, tokens)
     data = read_tasks(sample_folder() if folder is None else folder, tasks)
     for deviation in data.deviations:
         warn(deviation)
@@ -118,113 +112,11 @@ def probe(
             "truncated": run.info().n_truncated,
             "batch_size": run.batch_size,
             "threads": run.threads,
-            "encoded_again_for": [one.name for one in probed if passes.need_own_pass(one)],
+            "encoded_again_for": [one.name for one in probed if one.needs_own_pass(run.prompt)],
         },
         data=data.describe(),
         seconds={"read": read - began, "encode": encoded - started, "score": time.perf_counter() - encoded},
     )
-
-
-# ---- what is probed -----------------------------------------------------------------------------------------------
-
-
-@dataclass(eq=False)
-class _Probed:
-    """One pooling, its place in the result, and its vectors of the sentences that wait for a partner."""
-
-    tokens: str
-    layers: int | str
-    pooling: Pooling
-    width: int
-    waiting: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.waiting = np.empty((0, self.width), np.float32)
-
-    @property
-    def name(self) -> str:
-        """As a message or a legend calls it."""
-        return f"layer {self.layers}, {self.tokens}" if isinstance(self.layers, int) else self.layers
-
-
-def _everything_probed(model, poolings, layers, tokens) -> list[_Probed]:
-    from sentpool.encoder import SentenceEncoder  # not needed to score other libraries' models
-
-    if not isinstance(model, SentenceEncoder):
-        raise TypeError(
-            f"model is {shown(model)}: expected a SentenceEncoder, whose layers can be seen; evaluation.sts takes "
-            "any model"
-        )
-    chosen = TOKEN_POOLINGS if tokens is None else tuple(dict.fromkeys(token_poolings(tokens)))
-    found: dict[tuple[str, int | str], Pooling] = {}
-    for token in chosen:
-        for layer in _layer_numbers(layers, model.n_layers):
-            found[token, layer] = Pooling(Layers([layer], token))
-        for name in _AVERAGES:
-            found[token, name] = Pooling(Layers(layer_pooling(name).config()["indices"], token))
-    found[_tokens_of(model.pooling), "model"] = model.pooling
-    for name, pooling in _given(model, poolings):
-        _add(found, _tokens_of(pooling), name, pooling)
-    return [
-        _Probed(*place, pooling, model._kept_dimensions(None, pooling.dimension(model.hidden_size, model.n_layers)))
-        for place, pooling in found.items()
-    ]
-
-
-def _layer_numbers(layers, n_layers: int) -> tuple[int, ...]:
-    if layers is None:
-        return tuple(range(n_layers + 1))
-    if isinstance(layers, int | np.integer):
-        layers = [layers]
-    with _naming("layers"):
-        return tuple(dict.fromkeys(Layers(layers).needed_layers(n_layers)))
-
-
-def _given(model, poolings) -> Iterator[tuple[str, Pooling]]:
-    """The user's poolings and their names."""
-    if poolings is None:
-        return
-    if isinstance(poolings, Mapping):
-        named = list(poolings.items())
-    else:
-        named = [(None, one) for one in (poolings if isinstance(poolings, list | tuple) else [poolings])]
-    for name, value in named:
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"poolings has the key {shown(name)}; names of poolings are str")
-        with _naming("poolings"):
-            pooling = model._checked_pooling(value)
-        yield name or (value if isinstance(value, str) else _title(pooling)), pooling
-
-
-def _title(pooling: Pooling) -> str:
-    if isinstance(pooling.layers, UserPooling):
-        return ", ".join([type(pooling.layers.pooling).__name__, *map(str, pooling.head)])
-    return str(pooling)
-
-
-def _add(found: dict, tokens: str, name: str, pooling: Pooling) -> None:
-    """Add a pooling unless it is there; another one of the same name gets a number."""
-    title, number = name, 1
-    while (tokens, title) in found:
-        if found[tokens, title] == pooling:
-            return
-        number += 1
-        title = f"{name} ({number})"
-    found[tokens, title] = pooling
-
-
-def _tokens_of(pooling: Pooling) -> str:
-    return "+".join(pooling.tokens) or "every token"
-
-
-@contextmanager
-def _naming(argument: str) -> Iterator[None]:
-    """Let an error about a part say which argument of ours held it."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{argument}: {error}") from error
 
 
 # ---- one pass -----------------------------------------------------------------------------------------------------
@@ -233,15 +125,13 @@ def _naming(argument: str) -> Iterator[None]:
 class _Passes:
     """The encoder's pass over the sentences of a stream, and the cosines that every pooling gives there."""
 
-    def __init__(self, model, run, probed: list[_Probed]) -> None:
+    def __init__(self, model, run, probed: list[ProbedPooling]) -> None:
         self.model, self.run, self.probed = model, run, probed
-        from_states = [one.pooling for one in probed if not self.need_own_pass(one)]
+        # Each pooling's vectors of the sentences that wait for a partner.
+        self.waiting = {one: np.empty((0, one.width), np.float32) for one in probed}
+        from_states = [one.pooling for one in probed if not one.needs_own_pass(self.run.prompt)]
         self.tokens = tuple(dict.fromkeys(token for pooling in from_states for token in pooling.tokens))
         self.layers = sorted({layer for pooling in from_states for layer in pooling.needed_layers(model.n_layers)})
-
-    def need_own_pass(self, one: _Probed) -> bool:
-        """Whether the states of layers, which include the prompt, are not what this pooling is made of."""
-        return isinstance(one.pooling.layers, SbertWk) or bool(self.run.prompt and not one.pooling.include_prompt)
 
     def compare(self, stream: PairStream) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Cosines (poolings, D) float64 of the distinct pairs; layer weights (sentences, L + 1) by pooling."""
@@ -260,9 +150,9 @@ class _Passes:
             earlier, later = (np.searchsorted(here, some[arrived]) for some in (stream.earlier, stream.later))
             stay = np.flatnonzero(stream.needed_until[here] >= stop)
             for one, row in zip(self.probed, cosines, strict=True):
-                vectors = np.concatenate([one.waiting, self._vectors(one, states, sentences)])
+                vectors = np.concatenate([self.waiting[one], self._vectors(one, states, sentences)])
                 row[arrived] = _core.similarity_pairwise(vectors[earlier], vectors[later], "cosine")
-                one.waiting = vectors[stay]
+                self.waiting[one] = vectors[stay]
                 if one in weights:
                     weights[one][start:stop] = self._layer_weights(one, states, sentences)
             waiting = here[stay]
@@ -273,11 +163,11 @@ class _Passes:
         size = 4 * len(self.layers) * len(self.tokens) * self.model.hidden_size
         return max(_FEWEST_SENTENCES, min(_MOST_SENTENCES, _BLOCK_BYTES // size))
 
-    def _vectors(self, one: _Probed, states: np.ndarray, sentences: list[str]) -> np.ndarray:
+    def _vectors(self, one: ProbedPooling, states: np.ndarray, sentences: list[str]) -> np.ndarray:
         """What encode gives for the sentences with this pooling, bit for bit."""
         if isinstance(one.layers, int):  # an average of one: the state itself, known to be finite
             return states[:, self.layers.index(one.layers), self.tokens.index(one.tokens), : one.width]
-        if self.need_own_pass(one):
+        if one.needs_own_pass(self.run.prompt):
             return self.model.encode(sentences, **self._options(one))
         vectors = np.asarray(one.pooling.combine(*self._views(one.pooling, states), self.run.threads))
         vectors = vectors[:, : one.width].astype(np.float32, copy=False)
@@ -289,12 +179,12 @@ class _Passes:
         _require_finite(vectors, sentences, f"the vector by pooling {one.name}")
         return vectors
 
-    def _layer_weights(self, one: _Probed, states: np.ndarray, sentences: list[str]) -> np.ndarray:
-        if self.need_own_pass(one):
+    def _layer_weights(self, one: ProbedPooling, states: np.ndarray, sentences: list[str]) -> np.ndarray:
+        if one.needs_own_pass(self.run.prompt):
             return self.model.layer_weights(sentences, **self._options(one))
         return one.pooling.layers.layer_weights(*self._views(one.pooling, states), self.run.threads)
 
-    def _options(self, one: _Probed) -> dict:
+    def _options(self, one: ProbedPooling) -> dict:
         """Those of a further pass over one block."""
         return {
             "pooling": one.pooling,
@@ -309,7 +199,7 @@ class _Passes:
         return views, [self.layers.index(layer) for layer in pooling.needed_layers(self.model.n_layers)]
 
 
-def _named(weights: dict[_Probed, np.ndarray]) -> dict[str, np.ndarray]:
+def _named(weights: dict[ProbedPooling, np.ndarray]) -> dict[str, np.ndarray]:
     """By the names of the poolings, with the token poolings where one name stands for several."""
     names = [one.name for one in weights]
     return {
@@ -331,7 +221,7 @@ def _require_finite(numbers: np.ndarray, sentences: list[str], what: str) -> Non
 # ---- numbers ------------------------------------------------------------------------------------------------------
 
 
-def _scored(data: SimilarityData, stream: PairStream, probed: list[_Probed], cosines: np.ndarray) -> list[dict]:
+def _scored(data: SimilarityData, stream: PairStream, probed: list[ProbedPooling], cosines: np.ndarray) -> list[dict]:
     rows = []
     scorers = {name: TaskScorer(task) for name, task in data.tasks.items()}
     for one, of_pairs in zip(probed, cosines, strict=True):
