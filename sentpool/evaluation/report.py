@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +16,19 @@ import numpy as np
 from sentpool.atomic_file import replacing
 from sentpool.config_report import versions
 from sentpool.evaluation import tables
+from sentpool.evaluation.significance import Bootstrap, Interval
 from sentpool.evaluation.similarity_data import SUBSETS, task_name
 
 FORMAT = "sentpool STS result 1"
 STANDARD_SEVEN = (*SUBSETS, "STSB-test", "SICKR-test")
+COEFFICIENTS = ("spearman", "pearson")
 AGGREGATION = {
     "all": "one correlation over the task's concatenated subsets",
     "mean": "mean of the correlations of the task's subsets",
     "wmean": "that mean weighted by pairs",
 }
+# As json.dumps writes one, a number a line; a string holds no line break.
+_LIST_OF_NUMBERS = re.compile(r"\[\n\s+(?:(?:-?\d[-+.\de]*|null),?\s+)+\]")
 
 
 class Aggregates(NamedTuple):
@@ -72,6 +77,11 @@ class STSResult(Mapping):
     versions : dict of str to str
     pairs : dict
         ``pairs[task][subset]`` is (cosines, gold scores); see `scores` and `gold`.
+    intervals : dict
+        ``intervals[task][coefficient][aggregation]`` is (low, high), for the average too, under ``"average of 7"``; see
+        `interval`. Empty where none were made.
+    bootstrap : Bootstrap or None
+        How they were made: resamples, seed, confidence.
 
     Examples
     --------
@@ -80,6 +90,7 @@ class STSResult(Mapping):
     >>> result.spearman("STSB-test")                       # doctest: +SKIP
     >>> result.spearman("STS15", "wmean")                  # doctest: +SKIP
     >>> result.average().all                               # doctest: +SKIP
+    >>> result.interval("STS15", "wmean")                  # doctest: +SKIP
     >>> result.save("minilm.json")                         # doctest: +SKIP
     """
 
@@ -91,6 +102,8 @@ class STSResult(Mapping):
     data: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=versions)
+    intervals: dict[str, dict[str, dict[str, Interval]]] = field(default_factory=dict)
+    bootstrap: Bootstrap | None = None
 
     def __getitem__(self, task: str) -> TaskScores:
         name = self._name(task)
@@ -121,12 +134,30 @@ class STSResult(Mapping):
         ----------
         coefficient : {"spearman", "pearson"}
         """
-        if coefficient not in ("spearman", "pearson"):
-            raise ValueError(f"coefficient is {coefficient!r}: choose 'spearman' or 'pearson'")
+        _check_coefficient(coefficient)
         if any(task not in self.tasks for task in STANDARD_SEVEN):
             return None
         rows = np.array([getattr(self.tasks[task], coefficient) for task in STANDARD_SEVEN])
         return Aggregates(*rows.mean(axis=0).tolist())
+
+    def interval(self, task: str, aggregation: str = "all", coefficient: str = "spearman") -> Interval:
+        """The confidence interval of a task's number, or of ``"average of 7"``: (low, high), in [-1, 1].
+
+        Percentile bootstrap: pairs are drawn with replacement within their subset, and the number is computed from each
+        resample as it is from the pairs themselves. Pairs are taken to be independent of each other.
+
+        Raises
+        ------
+        KeyError
+            No such task here.
+        ValueError
+            An unknown aggregation or coefficient, or a result without intervals.
+        """
+        _check_coefficient(coefficient)
+        if not self.intervals:
+            raise ValueError("this result has no intervals: it was made with resamples=0")
+        known = self.intervals[task] if task in self.intervals else self.intervals[self._name_of(task)]
+        return _pick(Aggregates(**known[coefficient]), aggregation)
 
     def scores(self, task: str, subset: str | None = None) -> np.ndarray:
         """Cosine of every pair of a task (or of one subset), float64 (n,), in the files' order."""
@@ -143,7 +174,7 @@ class STSResult(Mapping):
         ----------
         subsets : bool
             False: one row per task, columns ``pairs``, ``spearman_all``, ``spearman_mean``, … ,
-            ``pearson_wmean``.
+            ``pearson_wmean``, and ``spearman_all_low``, ``spearman_all_high`` … for the intervals if there are any.
             True: one row per (task, subset), columns ``pairs``, ``spearman``, ``pearson``.
 
         Raises
@@ -168,19 +199,26 @@ class STSResult(Mapping):
                 "pairs": scores.n,
                 **{f"spearman_{name}": value for name, value in scores.spearman._asdict().items()},
                 **{f"pearson_{name}": value for name, value in scores.pearson._asdict().items()},
+                **{
+                    f"{coefficient}_{aggregation}_{end}": value
+                    for coefficient, of_coefficient in self.intervals.get(task, {}).items()
+                    for aggregation, interval in of_coefficient.items()
+                    for end, value in interval._asdict().items()
+                },
             }
-            for scores in self.values()
+            for task, scores in self.items()
         ]
         return pandas.DataFrame(rows, index=pandas.Index(list(self), name="task"))
 
-    def save(self, path, scores: bool = False) -> None:
+    def save(self, path, scores: bool = True) -> None:
         """Write the result and what is needed to reproduce it as JSON, replacing the file in one step.
 
         Parameters
         ----------
         path : str or Path
         scores : bool
-            Also write cosine and gold score of every pair (some 25,000 for all tasks).
+            Also write cosine and gold score of every pair, which `evaluation.compare` needs (some 35,000 pairs in all
+            tasks, less than a megabyte).
 
         Raises
         ------
@@ -199,6 +237,8 @@ class STSResult(Mapping):
             "data": self.data,
             "seconds": self.seconds,
             "versions": self.versions,
+            "bootstrap": None if self.bootstrap is None else self.bootstrap._asdict(),
+            "intervals": self.intervals,
         }
         if scores:
             content["pairs"] = {
@@ -228,6 +268,8 @@ class STSResult(Mapping):
                     task: {name: (_array(part["cosine"]), _array(part["gold"])) for name, part in parts.items()}
                     for task, parts in content.get("pairs", {}).items()
                 },
+                intervals=_intervals_from_json(content.get("intervals", {})),
+                bootstrap=Bootstrap(**content["bootstrap"]) if content.get("bootstrap") else None,
                 **{name: content[name] for name in ("skipped", "model", "encoding", "data", "seconds", "versions")},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -242,6 +284,11 @@ class STSResult(Mapping):
 
     def _name(self, task: str) -> str:
         return task if task in self.tasks else task_name(task)
+
+    def _name_of(self, task: str) -> str:
+        """The name of a task that is here."""
+        self[task]
+        return self._name(task)
 
     def _column(self, column: int, task: str, subset: str | None) -> np.ndarray:
         known = self[task].subsets
@@ -262,6 +309,11 @@ def _pick(aggregates: Aggregates, aggregation: str) -> float:
     if aggregation not in Aggregates._fields:
         raise ValueError(f"aggregation is {aggregation!r}: choose from {', '.join(Aggregates._fields)}")
     return getattr(aggregates, aggregation)
+
+
+def _check_coefficient(coefficient: str) -> None:
+    if coefficient not in COEFFICIENTS:
+        raise ValueError(f"coefficient is {coefficient!r}: choose 'spearman' or 'pearson'")
 
 
 def _task_to_json(scores: TaskScores) -> dict[str, Any]:
@@ -288,6 +340,16 @@ def _task_from_json(content: dict[str, Any]) -> TaskScores:
     )
 
 
+def _intervals_from_json(content: dict[str, Any]) -> dict[str, dict[str, dict[str, Interval]]]:
+    return {
+        task: {
+            coefficient: {name: Interval(*map(restored_nan, ends)) for name, ends in of_coefficient.items()}
+            for coefficient, of_coefficient in of_task.items()
+        }
+        for task, of_task in content.items()
+    }
+
+
 def _average_to_json(result: STSResult) -> dict[str, Any] | None:
     spearman, pearson = result.average("spearman"), result.average("pearson")
     if spearman is None or pearson is None:
@@ -298,6 +360,9 @@ def _average_to_json(result: STSResult) -> dict[str, Any] | None:
 def write_json(path, content) -> None:
     """Write a result as JSON, replacing the file in one step; JSON knows no NaN: it is written as null."""
     text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    text = _LIST_OF_NUMBERS.sub(
+        lambda numbers: re.sub(r"\s+", " ", numbers[0]).replace("[ ", "[").replace(" ]", "]"), text
+    )
     with replacing(path) as file:
         file.write(text.encode("utf-8", "backslashreplace") + b"\n")
 

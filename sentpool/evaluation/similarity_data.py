@@ -109,10 +109,11 @@ class SimilarityData:
         return {sentence: index for index, sentence in enumerate(dict.fromkeys(every))}
 
     def describe(self) -> dict:
-        """Folder, pairs per task and the SHA-256 of every file, as a result records them."""
+        """Folder, pairs and files per task and the SHA-256 of every file, as a result records them."""
         return {
             "folder": self.folder,
             "pairs": {name: len(task) for name, task in self.tasks.items()},
+            "files": {name: list(task.files) for name, task in self.tasks.items()},
             "sha256": {file: digest for task in self.tasks.values() for file, digest in task.files.items()},
         }
 

@@ -10,12 +10,16 @@ import numpy as np
 from sentpool import _core
 from sentpool.errors import warn
 from sentpool.evaluation.embedding import describe_model, embed
+from sentpool.evaluation.intervals import sts_intervals
 from sentpool.evaluation.report import STSResult
 from sentpool.evaluation.scoring import TaskScorer
+from sentpool.evaluation.significance import Bootstrap
 from sentpool.evaluation.similarity_data import Task, read_tasks
 
 
-def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **encode_options) -> STSResult:
+def sts(
+    model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, resamples=1000, seed=0, **encode_options
+) -> STSResult:
     """Score a model on semantic textual similarity, under SentEval's rules.
 
     The cosine of each pair's embeddings is correlated with the gold scores. A task with subsets gets three
@@ -36,6 +40,8 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
         Of ``STS12`` … ``STS16``, ``STSB-dev``, ``STSB-test``, ``STSB-train``, ``SICKR-test`` (4,927 pairs),
         ``SICKR-all`` (9,927 pairs); ``STSB`` stands for dev and test, ``SICKR`` for test and all; case, ``-``
         and ``_`` are free. None: what is there, without ``STSB-train``; ``result.skipped`` says what is not.
+    resamples, seed : int
+        Of the bootstrap that gives every number its 95 % interval (see `STSResult.interval`); 0: no intervals.
     batch_size, show_progress_bar, **encode_options
         Passed to ``model.encode``, the first two only if it takes them (a plain callable takes no options and does
         its own batching).
@@ -66,6 +72,7 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
     >>> result.spearman("STSB-test"), result["STS12"].spearman.wmean    # doctest: +SKIP
     """
     began = time.perf_counter()
+    bootstrap = None if resamples == 0 else Bootstrap.checked(resamples, seed, 0.95)
     data = read_tasks(folder, tasks)
     for deviation in data.deviations:
         warn(deviation)
@@ -79,12 +86,15 @@ def sts(model, folder, tasks=None, *, batch_size=32, show_progress_bar=None, **e
     )
     encoded = time.perf_counter()
     cosines = {name: _cosines(task, index, vectors) for name, task in data.tasks.items()}
+    pairs = {
+        name: {part.name: (c, part.gold) for part, c in zip(task.subsets, cosines[name], strict=True)}
+        for name, task in data.tasks.items()
+    }
     result = STSResult(
         tasks={name: TaskScorer(task).score(cosines[name]) for name, task in data.tasks.items()},
-        pairs={
-            name: {part.name: (c, part.gold) for part, c in zip(task.subsets, cosines[name], strict=True)}
-            for name, task in data.tasks.items()
-        },
+        pairs=pairs,
+        intervals={} if bootstrap is None else sts_intervals(pairs, bootstrap),
+        bootstrap=bootstrap,
         skipped=data.skipped,
         model=description,
         encoding=encoding,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sentpool.evaluation.report import STSResult
 
+AVERAGE = "average of 7"
 _COLUMNS = ("all", "mean", "wmean")
-_AVERAGE = "average of 7"
 _LEGEND = (
     "all: one correlation over a task's concatenated subsets; mean: mean of its subsets; wmean: that mean",
     "weighted by pairs. A task that is one list has one number.",
@@ -20,7 +20,7 @@ _AVERAGE_LEGEND = "average of 7: STS12–16, STSB-test, SICKR-test (its 4,927-pa
 
 def as_text(result: STSResult) -> str:
     """The result as lines of text, at most 100 columns wide where names allow it."""
-    width = max([len(_AVERAGE), *map(len, result)])
+    width = max([len(AVERAGE), *map(len, result)])
     lines = [_title(result), *_how(result), ""]
     lines.append(f"{'':{width}} {'':>7}{'Spearman ×100':>24}{'Pearson ×100':>24}")
     lines.append(f"{'task':{width}} {'pairs':>7}" + 2 * "".join(f"{name:>8}" for name in _COLUMNS))
@@ -29,6 +29,11 @@ def as_text(result: STSResult) -> str:
     lines += ["", *_LEGEND]
     if result.average() is not None:
         lines.append(_AVERAGE_LEGEND)
+    intervals = _interval_rows(result)
+    if intervals:
+        lines += ["", _interval_title(result), f"{'':{width}}{'Spearman ×100':>42}{'Pearson ×100':>42}"]
+        lines.append(f"{'task':{width}}" + 2 * "".join(f"{name:>14}" for name in _COLUMNS))
+        lines += [f"{task:{width}}" + "".join(f"{cell:>14}" for cell in cells) for (task,), cells in intervals]
     subsets = _subset_rows(result)
     if subsets:
         names = max(len(f"{task} {name}") for (task, name, _), _ in subsets)
@@ -50,6 +55,13 @@ def as_html(result: STSResult) -> str:
     parts.append(_html_table(head, _rows(result)))
     notes = [*_LEGEND, _AVERAGE_LEGEND] if result.average() is not None else _LEGEND
     parts.append(f"<p><small>{escape(' '.join(notes))}</small></p>")
+    intervals = _interval_rows(result)
+    if intervals:
+        head = (
+            "<tr><th rowspan=2>task</th><th colspan=3>Spearman ×100</th><th colspan=3>Pearson ×100</th></tr>"
+            "<tr>" + 2 * "".join(f"<th>{name}</th>" for name in _COLUMNS) + "</tr>"
+        )
+        parts.append(f"<p><small>{escape(_interval_title(result))}</small></p>{_html_table(head, intervals)}")
     subsets = _subset_rows(result)
     if subsets:
         names = ("task", "subset", "pairs", "Spearman ×100", "Pearson ×100")
@@ -60,11 +72,11 @@ def as_html(result: STSResult) -> str:
 
 
 def _html_table(head: str, rows) -> str:
-    """A table of (labels, coefficients) under a ready head."""
+    """A table of (labels, cells) under a ready head; a cell is a coefficient or a text."""
     body = "".join(
         f"<tr>{''.join(f'<td>{escape(label)}</td>' for label in labels)}"
-        f"{''.join(f'<td>{percent(number)}</td>' for number in numbers)}</tr>"
-        for labels, numbers in rows
+        f"{''.join(f'<td>{cell if isinstance(cell, str) else percent(cell)}</td>' for cell in cells)}</tr>"
+        for labels, cells in rows
     )
     return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
@@ -89,8 +101,23 @@ def _rows(result: STSResult) -> list[tuple[tuple[str, str], tuple[float, ...]]]:
     rows = [((task, f"{scores.n:,}"), (*scores.spearman, *scores.pearson)) for task, scores in result.items()]
     spearman, pearson = result.average("spearman"), result.average("pearson")
     if spearman is not None and pearson is not None:
-        rows.append(((_AVERAGE, ""), (*spearman, *pearson)))
+        rows.append(((AVERAGE, ""), (*spearman, *pearson)))
     return rows
+
+
+def _interval_title(result: STSResult) -> str:
+    return f"{100 * result.bootstrap.confidence:g} % intervals (bootstrap, {result.bootstrap.resamples:,} resamples)"
+
+
+def _interval_rows(result: STSResult) -> list[tuple[tuple[str], list[str]]]:
+    """(task,) and its six intervals as text."""
+    return [
+        (
+            (task,),
+            [interval_text(of_task[coefficient][name]) for coefficient in ("spearman", "pearson") for name in _COLUMNS],
+        )
+        for task, of_task in result.intervals.items()
+    ]
 
 
 def _subset_rows(result: STSResult) -> list[tuple[tuple[str, str, str], tuple[float, float]]]:
@@ -100,6 +127,11 @@ def _subset_rows(result: STSResult) -> list[tuple[tuple[str, str, str], tuple[fl
         for task, scores in result.items()
         for name, part in scores.subsets.items()
     ]
+
+
+def interval_text(interval) -> str:
+    """The ends of an interval ×100."""
+    return f"{percent(interval[0])}–{percent(interval[1])}"
 
 
 def percent(coefficient: float) -> str:
