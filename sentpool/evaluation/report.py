@@ -217,8 +217,8 @@ class STSResult(Mapping):
         ----------
         path : str or Path
         scores : bool
-            Also write cosine and gold score of every pair, which `evaluation.compare` needs (some 35,000 pairs in all
-            tasks, less than a megabyte).
+            Also write cosine and gold score of every pair, without which no interval can be made anew (some 35,000
+            pairs in all tasks, less than a megabyte).
 
         Raises
         ------
