@@ -12,7 +12,7 @@ import numpy as np
 
 from sentpool.config_report import versions
 from sentpool.errors import shown
-from sentpool.evaluation.measures import LAYER, MEASURES, SPACE
+from sentpool.evaluation.measures import LAYER, MEASURES, SPACE, Measure
 from sentpool.evaluation.plain_tables import as_html, as_text, cut, number
 from sentpool.evaluation.report import restored_nan, write_json
 from sentpool.evaluation.saved_result import reading
@@ -288,12 +288,10 @@ class GeometryResult:
         """Title, head and rows: one table per step, one of the token states."""
         for step in self.steps:
             yield (
-                f"after {step}, fitted to the same vectors"
-                if step
-                else "vectors as they are; layer 0 is the embedding",
-                ["layers", "tokens", *(measure.heading for measure in SPACE.values())],
+                f"after {step}, fitted to these vectors" if step else "vectors as they are; layer 0 is the embedding",
+                ["layers", "tokens", "d", *(measure.heading for measure in SPACE.values())],
                 [
-                    [cut(str(row["layers"])), row["tokens"], *_numbers(row, SPACE)]
+                    [cut(str(row["layers"])), row["tokens"], str(row["dimension"]), *measured_cells(row, SPACE)]
                     for row in self.rows
                     if row["after"] == step
                 ],
@@ -302,9 +300,10 @@ class GeometryResult:
             yield (
                 "token states of each layer",
                 ["layer", "", *(measure.heading for measure in LAYER.values())],
-                [[str(row["layer"]), "", *_numbers(row, LAYER)] for row in self.layer_rows],
+                [[str(row["layer"]), "", *measured_cells(row, LAYER)] for row in self.layer_rows],
             )
 
 
-def _numbers(row: dict[str, Any], measures: dict) -> list[str]:
+def measured_cells(row: dict[str, Any], measures: dict[str, Measure]) -> list[str]:
+    """A row's numbers as a table shows them."""
     return [number(row[name], measure.digits) for name, measure in measures.items()]

@@ -386,8 +386,10 @@ def _applied(step, vectors: np.ndarray) -> np.ndarray:
     """The vectors, as float32, after a step that is fitted to them."""
     with np.errstate(over="ignore"):
         vectors = vectors.astype(np.float32, copy=False)
+    if (vectors == vectors[0]).all():
+        raise ValueError("all vectors are equal")
     if step == "whitening":
-        step = Whitening(max(1, varying_dimensions(vectors)))
+        step = Whitening(varying_dimensions(vectors))
     elif step == "all_but_the_top":
         step = AllButTheTop(max(1, round(vectors.shape[1] / 100)))
     return step.fit(vectors)(vectors)

@@ -13,7 +13,7 @@ import numpy as np
 
 from sentpool.config_report import versions
 from sentpool.evaluation.correlation import spearman
-from sentpool.evaluation.geometry_result import GeometryResult
+from sentpool.evaluation.geometry_result import GeometryResult, measured_cells
 from sentpool.evaluation.layer_geometry import geometry
 from sentpool.evaluation.layer_probe import probe
 from sentpool.evaluation.measures import LAYER, MEASURES, SPACE
@@ -243,22 +243,15 @@ class LayersResult:
     def _tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
         for tokens in self.tokens:
             rows = [row for row in self.rows if row["tokens"] == tokens]
-            measures = {
-                name: measure for name, measure in MEASURES.items() if any(not math.isnan(row[name]) for row in rows)
-            }
-            yield (
-                f"{tokens} of each layer; 0 is the embedding output",
-                ["layer", "", "score", *(measure.heading for measure in measures.values())],
-                [
-                    [
-                        str(row["layer"]),
-                        "",
-                        percent(row["score"]),
-                        *(number(row[name], measure.digits) for name, measure in measures.items()),
-                    ]
-                    for row in rows
-                ],
-            )
+            titles = f"{tokens} of each layer; 0 is the embedding output", "token states of each layer"
+            for title, measures in zip(titles, (SPACE, LAYER), strict=True):
+                if measures is LAYER and all(math.isnan(row[name]) for row in rows for name in LAYER):
+                    continue
+                yield (
+                    title,
+                    ["layer", "", "score", *(measure.heading for measure in measures.values())],
+                    [[str(row["layer"]), "", percent(row["score"]), *measured_cells(row, measures)] for row in rows],
+                )
             findings = [one for one in self.findings if one["tokens"] == tokens]
             if findings:
                 best = findings[0]
