@@ -193,7 +193,7 @@ def _label_points(ax: Axes, points: list[tuple[str, float, float]]) -> None:
     for (label, x, y), place in zip(points, places, strict=True):
         for across, up in ((9, 8), (-9, 8), (9, -8), (-9, -8)):
             middle = place + (across, up)
-            if all(np.abs(middle - other).max() > 7 for other in taken):
+            if all(np.abs(middle - other).max() > 10 for other in taken):
                 ax.annotate(
                     label, (x, y), (across, up), textcoords="offset points", ha="center", va="center", fontsize="small"
                 )
