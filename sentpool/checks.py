@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Set
 
 import numpy as np
@@ -26,6 +27,23 @@ def positive_integer(name: str, value: object) -> int:
     if not 1 <= value <= _LARGEST:
         raise ValueError(f"{name} is {shown(value)}; it must be a positive integer below 2**31")
     return int(value)
+
+
+def positive_number(name: str, value: object) -> float:
+    """`value` as a float.
+
+    Raises
+    ------
+    TypeError
+        If it is no real number (a bool is none).
+    ValueError
+        If it is not above 0, or infinite.
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number above 0, not {type(value).__name__} {shown(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} is {shown(value)}; it must be a number above 0")
+    return float(value)
 
 
 def seed(name: str, value: object) -> int:

@@ -16,7 +16,7 @@ import pytest
 from fabricate import bert_folder, edit_json, sentence_transformers_folder
 
 from sentpool import SentenceEncoder, SentpoolWarning, cli, evaluation, pooling
-from sentpool.evaluation import ProbeResult, layer_probe
+from sentpool.evaluation import ProbeResult, probed_poolings
 from sentpool.evaluation.pair_stream import PairStream
 from sentpool.evaluation.report import STANDARD_SEVEN
 from sentpool.evaluation.similarity_data import Pairs, Task, read_tasks
@@ -78,8 +78,8 @@ def result(model, data):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(layer_probe, "_MOST_SENTENCES", 5)
-    monkeypatch.setattr(layer_probe, "_FEWEST_SENTENCES", 1)
+    monkeypatch.setattr(probed_poolings, "_MOST_SENTENCES", 5)
+    monkeypatch.setattr(probed_poolings, "_FEWEST_SENTENCES", 1)
 
 
 def sts(model, folder, chosen, tasks=None):
@@ -183,8 +183,8 @@ def test_the_embedding_output_of_cls_is_the_same_for_all(result):
 @pytest.mark.bits
 def test_threads_and_batches_leave_the_bits_alone(model, data, result, monkeypatch):
     for threads, batch_size, most in ((1, 1, 64), (2, 7, 3), (3, 512, 1)):
-        monkeypatch.setattr(layer_probe, "_MOST_SENTENCES", most)
-        monkeypatch.setattr(layer_probe, "_FEWEST_SENTENCES", 1)
+        monkeypatch.setattr(probed_poolings, "_MOST_SENTENCES", most)
+        monkeypatch.setattr(probed_poolings, "_FEWEST_SENTENCES", 1)
         again = evaluation.probe(model, data, {"ours": attention()}, threads=threads, batch_size=batch_size)
         assert json.dumps(again.rows) == json.dumps(result.rows)
         assert again.layer_weights == result.layer_weights

@@ -1,10 +1,28 @@
 """How good are the vectors? Evaluations of our encoder, of other libraries' models and of plain functions."""
 
 from sentpool.evaluation.correlation import pearson, spearman
+from sentpool.evaluation.geometry_result import GeometryResult
+from sentpool.evaluation.layer_geometry import geometry
 from sentpool.evaluation.layer_probe import probe
+from sentpool.evaluation.layer_ranking import LayersResult, layers
 from sentpool.evaluation.probe_result import ProbeResult
 from sentpool.evaluation.report import STSResult
 from sentpool.evaluation.sample import sample_folder
 from sentpool.evaluation.similarity_tasks import sts
+from sentpool.evaluation.space_geometry import alignment, uniformity
 
-__all__ = ["ProbeResult", "STSResult", "pearson", "probe", "sample_folder", "spearman", "sts"]
+__all__ = [
+    "GeometryResult",
+    "LayersResult",
+    "ProbeResult",
+    "STSResult",
+    "alignment",
+    "geometry",
+    "layers",
+    "pearson",
+    "probe",
+    "sample_folder",
+    "spearman",
+    "sts",
+    "uniformity",
+]

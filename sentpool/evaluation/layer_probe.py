@@ -7,19 +7,16 @@ import time
 import numpy as np
 
 from sentpool import _core
-from sentpool.errors import shown, warn
+from sentpool.errors import warn
 from sentpool.evaluation.embedding import describe_model
 from sentpool.evaluation.pair_stream import PairStream
 from sentpool.evaluation.probe_result import ProbeResult
-from sentpool.evaluation.probed_poolings import ProbedPooling, probed_poolings
+from sentpool.evaluation.probed_poolings import BlockPooler, ProbedPooling, probed_poolings
 from sentpool.evaluation.report import Aggregates
 from sentpool.evaluation.sample import sample_folder
 from sentpool.evaluation.scoring import TaskScorer
 from sentpool.evaluation.similarity_data import SimilarityData, read_tasks
-from sentpool.pooling import LayerAttention, Pooling
-
-# States of one block: its sentences times layers, token poolings and H.
-_BLOCK_BYTES, _MOST_SENTENCES, _FEWEST_SENTENCES = 32 << 20, 512, 64
+from sentpool.pooling import LayerAttention
 
 
 def probe(
@@ -127,11 +124,9 @@ class _Passes:
 
     def __init__(self, model, run, probed: list[ProbedPooling]) -> None:
         self.model, self.run, self.probed = model, run, probed
+        self.pooler = BlockPooler(model, run, probed)
         # Each pooling's vectors of the sentences that wait for a partner.
         self.waiting = {one: np.empty((0, one.width), np.float32) for one in probed}
-        from_states = [one.pooling for one in probed if not one.needs_own_pass(self.run.prompt)]
-        self.tokens = tuple(dict.fromkeys(token for pooling in from_states for token in pooling.tokens))
-        self.layers = sorted({layer for pooling in from_states for layer in pooling.needed_layers(model.n_layers)})
 
     def compare(self, stream: PairStream) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Cosines (poolings, D) float64 of the distinct pairs; layer weights (sentences, L + 1) by pooling."""
@@ -142,61 +137,21 @@ class _Passes:
             if isinstance(one.pooling.layers, LayerAttention)
         }
         waiting = np.empty(0, dtype=np.int64)
-        for start, stop, states in self.run.blocks_of_states(self.layers, self.tokens, most=self._block_sentences()):
+        for start, stop, states in self.pooler.blocks():
             sentences = stream.sentences[start:stop]
-            _require_finite(states, sentences, "the states")
             here = np.concatenate([waiting, np.arange(start, stop)])
             arrived = slice(*np.searchsorted(stream.later, (start, stop)))
             earlier, later = (np.searchsorted(here, some[arrived]) for some in (stream.earlier, stream.later))
             stay = np.flatnonzero(stream.needed_until[here] >= stop)
             for one, row in zip(self.probed, cosines, strict=True):
-                vectors = np.concatenate([self.waiting[one], self._vectors(one, states, sentences)])
+                vectors = np.concatenate([self.waiting[one], self.pooler.vectors(one, states, sentences)])
                 row[arrived] = _core.similarity_pairwise(vectors[earlier], vectors[later], "cosine")
                 self.waiting[one] = vectors[stay]
                 if one in weights:
-                    weights[one][start:stop] = self._layer_weights(one, states, sentences)
+                    weights[one][start:stop] = self.pooler.layer_weights(one, states, sentences)
             waiting = here[stay]
             del states
         return cosines, _named(weights)
-
-    def _block_sentences(self) -> int:
-        size = 4 * len(self.layers) * len(self.tokens) * self.model.hidden_size
-        return max(_FEWEST_SENTENCES, min(_MOST_SENTENCES, _BLOCK_BYTES // size))
-
-    def _vectors(self, one: ProbedPooling, states: np.ndarray, sentences: list[str]) -> np.ndarray:
-        """What encode gives for the sentences with this pooling, bit for bit."""
-        if isinstance(one.layers, int):  # an average of one: the state itself, known to be finite
-            return states[:, self.layers.index(one.layers), self.tokens.index(one.tokens), : one.width]
-        if one.needs_own_pass(self.run.prompt):
-            return self.model.encode(sentences, **self._options(one))
-        vectors = np.asarray(one.pooling.combine(*self._views(one.pooling, states), self.run.threads))
-        vectors = vectors[:, : one.width].astype(np.float32, copy=False)
-        if vectors.shape != (len(sentences), one.width):
-            raise ValueError(
-                f"pooling {one.name} gave shape {vectors.shape} for {len(sentences)} sentences; expected "
-                f"({len(sentences)}, {one.width})"
-            )
-        _require_finite(vectors, sentences, f"the vector by pooling {one.name}")
-        return vectors
-
-    def _layer_weights(self, one: ProbedPooling, states: np.ndarray, sentences: list[str]) -> np.ndarray:
-        if one.needs_own_pass(self.run.prompt):
-            return self.model.layer_weights(sentences, **self._options(one))
-        return one.pooling.layers.layer_weights(*self._views(one.pooling, states), self.run.threads)
-
-    def _options(self, one: ProbedPooling) -> dict:
-        """Those of a further pass over one block."""
-        return {
-            "pooling": one.pooling,
-            "batch_size": self.run.batch_size,
-            "threads": self.run.threads,
-            "show_progress_bar": False,
-        }
-
-    def _views(self, pooling: Pooling, states: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
-        """The arguments of `combine`."""
-        views = [states[:, :, self.tokens.index(token)] for token in pooling.tokens]
-        return views, [self.layers.index(layer) for layer in pooling.needed_layers(self.model.n_layers)]
 
 
 def _named(weights: dict[ProbedPooling, np.ndarray]) -> dict[str, np.ndarray]:
@@ -206,16 +161,6 @@ def _named(weights: dict[ProbedPooling, np.ndarray]) -> dict[str, np.ndarray]:
         one.name if names.count(one.name) == 1 else f"{one.name}, {one.tokens}": of_one
         for one, of_one in weights.items()
     }
-
-
-def _require_finite(numbers: np.ndarray, sentences: list[str], what: str) -> None:
-    if np.isfinite(numbers).all():
-        return
-    finite = np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)
-    raise ValueError(
-        f"{what} of {shown(sentences[int(np.argmin(finite))])}: NaN or infinity as float32, so no cosine is defined; "
-        "check the model's weights and poolings of your own"
-    )
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sentpool.checks import one_of, positive_integer
 from sentpool.config_report import versions
+from sentpool.evaluation.plain_tables import as_html, as_text, cut
 from sentpool.evaluation.report import AGGREGATION, STANDARD_SEVEN, Aggregates, restored_nan, write_json
+from sentpool.evaluation.saved_result import reading
 from sentpool.evaluation.tables import percent
 
 FORMAT = "sentpool probe result 1"
-_LONGEST_NAME = 40
 
 
 @dataclass(repr=False, eq=False)
@@ -160,29 +158,23 @@ class ProbeResult:
         ValueError
             The file is not a saved result, or of a later format.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError(f"format is {content['format']!r}, this version reads {FORMAT!r}")
+        with reading(path, FORMAT, cls) as content:
             parts = {part.name: content[part.name] for part in fields(cls)}
             coefficients = ("spearman", "pearson")
             parts["rows"] = [row | {name: restored_nan(row[name]) for name in coefficients} for row in parts["rows"]]
             return cls(**parts)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise ValueError(f"{os.fspath(path)!r} is no result saved by ProbeResult.save: {what}") from error
 
     def __repr__(self) -> str:
         lines = self._head()
         for title, head, rows in self._tables():
-            lines += ["", title, *_as_text(head, rows)]
+            lines += ["", title, *as_text(head, rows)]
         lines += [""] * bool(self.skipped) + [f"not scored: {why}" for why in self.skipped.values()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         parts = [f"<p>{escape(line)}</p>" for line in self._head()]
         for title, head, rows in self._tables():
-            parts.append(f"<p>{escape(title)}</p>{_as_html(head, rows)}")
+            parts.append(f"<p>{escape(title)}</p>{as_html(head, rows)}")
         parts += [f"<p><small>{escape(f'not scored: {why}')}</small></p>" for why in self.skipped.values()]
         return f"<div>{''.join(parts)}</div>"
 
@@ -206,7 +198,7 @@ class ProbeResult:
             f"the best of {count} poolings by their average over {over}",
             ["layers", "tokens", "average", *self.tasks],
             [
-                [_cut(str(one["layers"])), one["tokens"], *map(percent, [one["average"], *_of_tasks(one, self.tasks)])]
+                [cut(str(one["layers"])), one["tokens"], *map(percent, [one["average"], *_of_tasks(one, self.tasks)])]
                 for one in best
             ],
         )
@@ -240,26 +232,3 @@ class ProbeResult:
 
 def _of_tasks(pooling: dict, tasks: Iterable[str]) -> list[float]:
     return [pooling[task] for task in tasks]
-
-
-def _as_text(head: list[str], rows: list[list[str]]) -> list[str]:
-    """Two columns to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            if width
-        )
-        for line in [head, *rows]
-    ]
-
-
-def _as_html(head: list[str], rows: list[list[str]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,8 @@ from sentpool.pooling.composition import UserPooling
 from sentpool.pooling.layers import token_poolings
 from sentpool.pooling.names import layer_pooling
 
+# States of one block: its sentences times layers, token poolings and H.
+_BLOCK_BYTES, _MOST_SENTENCES, _FEWEST_SENTENCES = 32 << 20, 512, 64
 AVERAGES = ("first_last", "embedding_last", "top2", "all_layers")
 
 
@@ -73,13 +75,13 @@ def probed_poolings(model, poolings, layers, tokens, averages: tuple[str, ...] =
     chosen = TOKEN_POOLINGS if tokens is None else tuple(dict.fromkeys(token_poolings(tokens)))
     found: dict[tuple[str, int | str], Pooling] = {}
     for token in chosen:
-        for layer in _layer_numbers(layers, model.n_layers):
+        for layer in layer_numbers(layers, model.n_layers):
             found[token, layer] = Pooling(Layers([layer], token))
         for name in averages:
             found[token, name] = Pooling(Layers(layer_pooling(name).config()["indices"], token))
-    found[_tokens_of(model.pooling), "model"] = model.pooling
-    for name, pooling in _given(model, poolings):
-        _add(found, _tokens_of(pooling), name, pooling)
+    found[tokens_of(model.pooling), "model"] = model.pooling
+    for name, pooling in named_poolings(poolings, model._checked_pooling):
+        _add(found, tokens_of(pooling), name, pooling)
     return [
         ProbedPooling(
             *place, pooling, model._kept_dimensions(None, pooling.dimension(model.hidden_size, model.n_layers))
@@ -88,17 +90,18 @@ def probed_poolings(model, poolings, layers, tokens, averages: tuple[str, ...] =
     ]
 
 
-def _layer_numbers(layers, n_layers: int) -> tuple[int, ...]:
+def layer_numbers(layers, n_layers: int) -> tuple[int, ...]:
+    """The layers that a user names, 0 … L; None: all."""
     if layers is None:
         return tuple(range(n_layers + 1))
     if isinstance(layers, int | np.integer):
         layers = [layers]
-    with _naming("layers"):
+    with naming("layers"):
         return tuple(dict.fromkeys(Layers(layers).needed_layers(n_layers)))
 
 
-def _given(model, poolings) -> Iterator[tuple[str, Pooling]]:
-    """The user's poolings and their names."""
+def named_poolings(poolings, checked: Callable[[object], Pooling]) -> Iterator[tuple[str, Pooling]]:
+    """The user's poolings, made `Pooling` by `checked`, and their names."""
     if poolings is None:
         return
     if isinstance(poolings, Mapping):
@@ -108,8 +111,8 @@ def _given(model, poolings) -> Iterator[tuple[str, Pooling]]:
     for name, value in named:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"poolings has the key {shown(name)}; names of poolings are str")
-        with _naming("poolings"):
-            pooling = model._checked_pooling(value)
+        with naming("poolings"):
+            pooling = checked(value)
         yield name or (value if isinstance(value, str) else _title(pooling)), pooling
 
 
@@ -130,15 +133,95 @@ def _add(found: dict, tokens: str, name: str, pooling: Pooling) -> None:
     found[tokens, title] = pooling
 
 
-def _tokens_of(pooling: Pooling) -> str:
+def tokens_of(pooling: Pooling) -> str:
+    """Its token poolings as a result shows them."""
     return "+".join(pooling.tokens) or "every token"
 
 
 @contextmanager
-def _naming(argument: str) -> Iterator[None]:
+def naming(argument: str) -> Iterator[None]:
     """Let an error about a part say which argument of ours held it."""
     try:
         yield
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{argument}: {error}") from error
+
+
+class BlockPooler:
+    """The vectors of every pooling from one pass of the encoder, block by block.
+
+    Parameters
+    ----------
+    model : SentenceEncoder
+    run : EncodingRun
+    probed : list of ProbedPooling
+    """
+
+    def __init__(self, model, run, probed: list[ProbedPooling]) -> None:
+        self.model, self.run = model, run
+        from_states = [one.pooling for one in probed if not one.needs_own_pass(run.prompt)]
+        self.tokens = tuple(dict.fromkeys(token for pooling in from_states for token in pooling.tokens))
+        self.layers = sorted({layer for pooling in from_states for layer in pooling.needed_layers(model.n_layers)})
+
+    def blocks(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """The states of the texts [start, stop) of ``run.unique``, finite; one block is held at a time.
+
+        Raises
+        ------
+        ValueError
+            If a state is not finite; the text is named.
+        """
+        for start, stop, states in self.run.blocks_of_states(self.layers, self.tokens, most=self._block_sentences()):
+            _require_finite(states, self.run.unique[start:stop], "the states")
+            yield start, stop, states
+            del states  # before the next block is computed
+
+    def _block_sentences(self) -> int:
+        size = 4 * len(self.layers) * len(self.tokens) * self.model.hidden_size
+        return max(_FEWEST_SENTENCES, min(_MOST_SENTENCES, _BLOCK_BYTES // size))
+
+    def vectors(self, one: ProbedPooling, states: np.ndarray, sentences: list[str]) -> np.ndarray:
+        """What encode gives for the sentences with this pooling, bit for bit."""
+        if isinstance(one.layers, int):  # an average of one: the state itself, known to be finite
+            return states[:, self.layers.index(one.layers), self.tokens.index(one.tokens), : one.width]
+        if one.needs_own_pass(self.run.prompt):
+            return self.model.encode(sentences, **self._options(one))
+        vectors = np.asarray(one.pooling.combine(*self._views(one.pooling, states), self.run.threads))
+        vectors = vectors[:, : one.width].astype(np.float32, copy=False)
+        if vectors.shape != (len(sentences), one.width):
+            raise ValueError(
+                f"pooling {one.name} gave shape {vectors.shape} for {len(sentences)} sentences; expected "
+                f"({len(sentences)}, {one.width})"
+            )
+        _require_finite(vectors, sentences, f"the vector by pooling {one.name}")
+        return vectors
+
+    def layer_weights(self, one: ProbedPooling, states: np.ndarray, sentences: list[str]) -> np.ndarray:
+        if one.needs_own_pass(self.run.prompt):
+            return self.model.layer_weights(sentences, **self._options(one))
+        return one.pooling.layers.layer_weights(*self._views(one.pooling, states), self.run.threads)
+
+    def _options(self, one: ProbedPooling) -> dict:
+        """Those of a further pass over one block."""
+        return {
+            "pooling": one.pooling,
+            "batch_size": self.run.batch_size,
+            "threads": self.run.threads,
+            "show_progress_bar": False,
+        }
+
+    def _views(self, pooling: Pooling, states: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
+        """The arguments of `combine`."""
+        views = [states[:, :, self.tokens.index(token)] for token in pooling.tokens]
+        return views, [self.layers.index(layer) for layer in pooling.needed_layers(self.model.n_layers)]
+
+
+def _require_finite(numbers: np.ndarray, sentences: list[str], what: str) -> None:
+    if np.isfinite(numbers).all():
+        return
+    finite = np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1)
+    raise ValueError(
+        f"{what} of {shown(sentences[int(np.argmin(finite))])}: NaN or infinity as float32, so no cosine is defined; "
+        "check the model's weights and poolings of your own"
+    )

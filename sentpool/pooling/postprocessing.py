@@ -72,7 +72,7 @@ class Whitening(_Fitted):
         """
         mean, values, vectors = _spectrum(X)
         k = self.k or len(mean)
-        rank = int((values > values[0] * len(mean) * np.finfo(np.float32).eps).sum())
+        rank = _rank(values)
         if k > rank:
             raise ValueError(f"k is {k}; X varies in {rank} of its {len(mean)} dimensions: pass k <= {rank}")
         return Whitening(k, mean=mean, matrix=(vectors[:, :k] / np.sqrt(values[:k])).T)
@@ -120,6 +120,15 @@ class AllButTheTop(_Fitted):
 
     def __str__(self) -> str:
         return f"all but the top {self.d}"
+
+
+def varying_dimensions(X) -> int:  # noqa: N803
+    """In how many dimensions vectors X (n, d) vary beyond the rounding of float32: the largest k of a `Whitening`."""
+    return _rank(_spectrum(X)[1])
+
+
+def _rank(values: np.ndarray) -> int:
+    return int((values > values[0] * len(values) * np.finfo(np.float32).eps).sum())
 
 
 def _spectrum(X) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # noqa: N803

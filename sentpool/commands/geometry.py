@@ -1,0 +1,73 @@
+"""``sentpool geometry``: how the layers and poolings of a model use their space."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from sentpool.commands.options import SAMPLE_NOTE, add_encoding, add_model, add_sts_data, check_output, names, speed
+
+PURPOSE = "measure how the layers and poolings of a model use their space"
+EXAMPLE = "sentpool geometry all-MiniLM-L6-v2/ data/sts --after whitening --json geometry.json --plot geometry.png"
+
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    add_model(verb)
+    add_sts_data(verb)
+    verb.add_argument("--tokens", metavar="A,B", type=names, help="token poolings of each layer; default: cls,mean")
+    verb.add_argument("--pooling", metavar="NAME", action="append", help="a further pooling; may be repeated")
+    verb.add_argument(
+        "--after",
+        choices=("whitening", "all_but_the_top"),
+        action="append",
+        default=[],
+        help="measure once more after this step; may be repeated",
+    )
+    verb.add_argument("--vectors-only", action="store_true", help="leave out the measures of token states")
+    verb.add_argument(
+        "--rank",
+        action="store_true",
+        help="also score the layers on the tasks, and say which measure would have found the best one",
+    )
+    verb.add_argument("--json", metavar="FILE.json", help="save the result and what reproduces it")
+    verb.add_argument("--plot", metavar="FILE.png", help="save plots over the layers (needs matplotlib)")
+    add_encoding(verb)
+
+
+def run(options: argparse.Namespace) -> None:
+    from sentpool import SentenceEncoder, evaluation, plotting
+
+    if options.rank and (options.after or options.pooling):
+        raise ValueError("--rank compares single layers as they are: leave out --after and --pooling")
+    for path in filter(None, (options.json, options.plot)):
+        check_output(path)
+    if options.plot:
+        plotting.check_format(options.plot)
+    began = time.perf_counter()
+    model = SentenceEncoder(options.model)
+    loaded = time.perf_counter() - began
+    if options.data is None:
+        print(SAMPLE_NOTE.replace("scoring", "measuring"))
+    shared = {
+        "tasks": options.tasks,
+        "token_measures": not options.vectors_only,
+        "batch_size": options.batch_size,
+        "threads": options.threads,
+    }
+    if options.rank:
+        result = evaluation.layers(model, options.data, tokens=options.tokens or ["cls", "mean"], **shared)
+    else:
+        result = evaluation.geometry(
+            model, options.data, tokens=options.tokens, poolings=options.pooling, after=options.after, **shared
+        )
+    result.seconds["load"] = loaded
+    print(result)
+    if "encode" in result.seconds:
+        print()
+        print(speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
+    if options.json:
+        result.save(options.json)
+        print(f"saved {options.json}")
+    if options.plot:
+        plotting.save(plotting.geometry_figure(result), options.plot)
+        print(f"saved {options.plot}")
