@@ -69,7 +69,7 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"sentpool {__version__}\n", "")
 
 
-@pytest.mark.parametrize("verb", ["sts", "probe", "encode", "info"])
+@pytest.mark.parametrize("verb", ["sts", "probe", "geometry", "encode", "info"])
 def test_help_of_each_verb_has_an_example(capsys, verb):
     status, out, _ = run(capsys, verb, "--help")
     assert status == 0

@@ -402,7 +402,7 @@ def _step_name(step) -> str:
 def _require_enough(spaces: _Spaces, steps) -> None:
     """Raise, before the long part, if there are too few vectors for any result."""
     if spaces.n < 2:
-        raise ValueError(f"there is {spaces.n} vector; a geometry needs at least two, better some hundreds")
+        raise ValueError(f"vectors to measure: {spaces.n}; a geometry needs at least two, better some hundreds")
     widest = max(space.width for space in spaces.spaces)
     for step in steps:
         wanted = (step.k or widest) if isinstance(step, Whitening) else 0

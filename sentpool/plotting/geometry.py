@@ -189,15 +189,16 @@ def geometry_figure(result: GeometryResult | LayersResult) -> Figure:
 def _label_points(ax: Axes, points: list[tuple[str, float, float]]) -> None:
     """Write labels beside points, on a side where there is neither point nor label; where there is none, no label."""
     places = ax.transData.transform([(x, y) for _, x, y in points]) * 72 / ax.figure.dpi if points else []
-    taken = list(places)
-    for (label, x, y), place in zip(points, places, strict=True):
+    labels: list[np.ndarray] = []
+    for k, (label, x, y) in enumerate(points):
+        taken = [*places[:k], *places[k + 1 :], *labels]
         for across, up in ((9, 8), (-9, 8), (9, -8), (-9, -8)):
-            middle = place + (across, up)
+            middle = places[k] + (across, up)
             if all(np.abs(middle - other).max() > 10 for other in taken):
                 ax.annotate(
                     label, (x, y), (across, up), textcoords="offset points", ha="center", va="center", fontsize="small"
                 )
-                taken.append(middle)
+                labels.append(middle)
                 break
 
 
