@@ -559,3 +559,20 @@ def test_pooling_of_the_users_own(model, texts):
     )
     vectors = model.encode(texts[0], pooling=Pooling(Layers([1], "max"), head=(pooling.Truncate(5),)))
     assert_numbers(found.at("Doubled"), expected_numbers(vectors, texts[1]))
+
+
+def test_poolings_of_one_name_over_given_states_are_all_measured():
+    class Half:
+        tokens = ("mean",)
+
+        def __init__(self, layer):
+            self.layer = layer
+
+        def forward(self, states):
+            return states[:, self.layer, 0, :3]
+
+    array = np.random.default_rng(3).normal(size=(9, 2, 1, 6)).astype(np.float32)
+    states = LayerStates(array, ("mean",), (0, 1), np.full(9, 4), None)
+    result = evaluation.geometry(states, poolings=[Half(0), Half(1)], layers=[0])
+    for name, layer in (("Half", 0), ("Half (2)", 1)):
+        assert result.at(name)["uniformity"] == pytest.approx(evaluation.uniformity(array[:, layer, 0, :3]), rel=1e-12)

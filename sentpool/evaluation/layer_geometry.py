@@ -19,6 +19,7 @@ from sentpool.evaluation.geometry_result import GeometryResult
 from sentpool.evaluation.measures import SPACE
 from sentpool.evaluation.probed_poolings import (
     BlockPooler,
+    add_named,
     layer_numbers,
     named_poolings,
     naming,
@@ -339,10 +340,12 @@ def _of_states(states: LayerStates, chosen: dict, threads: int | None) -> _Space
         for layer in layer_numbers(chosen["layers"], last):
             view = states.array[:, layer, states.tokens.index(token)]
             found[token, layer] = _Space(token, layer, hidden, lambda view=view: view)
+    named: dict[tuple[str, str], Pooling] = {}
     for name, pooling in named_poolings(chosen["poolings"], Pooling.from_name):
+        add_named(named, tokens_of(pooling), name, pooling)
+    for place, pooling in named.items():
         with naming("poolings"):
             width = pooling.dimension(hidden, last)
-        place = tokens_of(pooling), name
         found[place] = _Space(*place, width, lambda pooling=pooling: states.pool(pooling, threads))
     own = "mean" if "mean" in tokens else tokens[0]
     layers = [layer for token, layer in found if token == own and isinstance(layer, int)]

@@ -81,7 +81,7 @@ def probed_poolings(model, poolings, layers, tokens, averages: tuple[str, ...] =
             found[token, name] = Pooling(Layers(layer_pooling(name).config()["indices"], token))
     found[tokens_of(model.pooling), "model"] = model.pooling
     for name, pooling in named_poolings(poolings, model._checked_pooling):
-        _add(found, tokens_of(pooling), name, pooling)
+        add_named(found, tokens_of(pooling), name, pooling)
     return [
         ProbedPooling(
             *place, pooling, model._kept_dimensions(None, pooling.dimension(model.hidden_size, model.n_layers))
@@ -122,7 +122,7 @@ def _title(pooling: Pooling) -> str:
     return str(pooling)
 
 
-def _add(found: dict, tokens: str, name: str, pooling: Pooling) -> None:
+def add_named(found: dict, tokens: str, name: str, pooling: Pooling) -> None:
     """Add a pooling unless it is there; another one of the same name gets a number."""
     title, number = name, 1
     while (tokens, title) in found:
