@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
-from sentpool.commands.options import add_encoding, add_model, add_pooling, check_output, positive, speed
+from sentpool.commands.options import add_encoding, add_model, add_pooling, check_output, load, positive, speed
 
 PURPOSE = "encode the lines of a text file"
 EXAMPLE = "sentpool encode all-MiniLM-L6-v2/ sentences.txt --output vectors.npy --normalize"
@@ -26,15 +25,12 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from sentpool import SentenceEncoder
     from sentpool.sentence_file import encode_lines
 
     check_output(options.output)
     if options.input == "-" and sys.stdin is None:
         raise OSError("standard input is closed")
-    began = time.perf_counter()
-    model = SentenceEncoder(options.model, pooling=options.pooling)
-    loaded = time.perf_counter() - began
+    model, loaded = load(options, pooling=options.pooling)
     summary = encode_lines(
         model,
         options.input,

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import time
 
-from sentpool.commands.options import SAMPLE_NOTE, add_encoding, add_model, add_sts_data, check_output, names, speed
+from sentpool.commands.options import (
+    add_encoding,
+    add_model,
+    add_result_files,
+    add_sts_data,
+    check_result_files,
+    load,
+    names,
+    save_result_files,
+    say_if_sample,
+    speed,
+)
 
 PURPOSE = "measure how the layers and poolings of a model use their space"
 EXAMPLE = "sentpool geometry all-MiniLM-L6-v2/ data/sts --after whitening --json geometry.json --plot geometry.png"
@@ -29,25 +39,18 @@ def arguments(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also score the layers on the tasks, and say which measure would have found the best one",
     )
-    verb.add_argument("--json", metavar="FILE.json", help="save the result and what reproduces it")
-    verb.add_argument("--plot", metavar="FILE.png", help="save plots over the layers (needs matplotlib)")
+    add_result_files(verb, "plots over the layers")
     add_encoding(verb)
 
 
 def run(options: argparse.Namespace) -> None:
-    from sentpool import SentenceEncoder, evaluation, plotting
+    from sentpool import evaluation, plotting
 
     if options.rank and (options.after or options.pooling):
         raise ValueError("--rank compares single layers as they are: leave out --after and --pooling")
-    for path in filter(None, (options.json, options.plot)):
-        check_output(path)
-    if options.plot:
-        plotting.check_format(options.plot)
-    began = time.perf_counter()
-    model = SentenceEncoder(options.model)
-    loaded = time.perf_counter() - began
-    if options.data is None:
-        print(SAMPLE_NOTE.replace("scoring", "measuring"))
+    check_result_files(options)
+    model, loaded = load(options)
+    say_if_sample(options, "measuring")
     shared = {
         "tasks": options.tasks,
         "token_measures": not options.vectors_only,
@@ -65,9 +68,4 @@ def run(options: argparse.Namespace) -> None:
     if "encode" in result.seconds:
         print()
         print(speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
-    if options.json:
-        result.save(options.json)
-        print(f"saved {options.json}")
-    if options.plot:
-        plotting.save(plotting.geometry_figure(result), options.plot)
-        print(f"saved {options.plot}")
+    save_result_files(options, result, plotting.geometry_figure)

@@ -5,8 +5,50 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 
-SAMPLE_NOTE = "No DATA given: scoring the bundled sample, which is no benchmark.\n"
+
+def say_if_sample(options: argparse.Namespace, doing: str = "scoring") -> None:
+    """A note, where no data were named."""
+    if options.data is None:
+        print(f"No DATA given: {doing} the bundled sample, which is no benchmark.\n")
+
+
+def load(options: argparse.Namespace, **chosen):
+    """The model that was named, and the seconds that it took to open."""
+    from sentpool import SentenceEncoder
+
+    began = time.perf_counter()
+    model = SentenceEncoder(options.model, **chosen)
+    return model, time.perf_counter() - began
+
+
+def add_result_files(verb: argparse.ArgumentParser, plot: str) -> None:
+    """--json and --plot; `plot` says what is drawn."""
+    verb.add_argument("--json", metavar="FILE.json", help="save the result and what reproduces it")
+    verb.add_argument("--plot", metavar="FILE.png", help=f"save {plot} (needs matplotlib)")
+
+
+def check_result_files(options: argparse.Namespace) -> None:
+    """Raise for what cannot be written, before the long part."""
+    from sentpool import plotting
+
+    for path in filter(None, (options.json, options.plot)):
+        check_output(path)
+    if options.plot:
+        plotting.check_format(options.plot)
+
+
+def save_result_files(options: argparse.Namespace, result, figure) -> None:
+    """What --json and --plot ask for; `figure` draws a result."""
+    from sentpool import plotting
+
+    if options.json:
+        result.save(options.json)
+        print(f"saved {options.json}")
+    if options.plot:
+        plotting.save(figure(result), options.plot)
+        print(f"saved {options.plot}")
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:

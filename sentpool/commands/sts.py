@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import time
 
 from sentpool.commands.options import (
-    SAMPLE_NOTE,
     add_encoding,
     add_model,
     add_pooling,
     add_sts_data,
     check_output,
+    load,
+    say_if_sample,
     speed,
 )
 
@@ -28,15 +28,12 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from sentpool import SentenceEncoder, evaluation
+    from sentpool import evaluation
 
     if options.output:
         check_output(options.output)
-    began = time.perf_counter()
-    model = SentenceEncoder(options.model, pooling=options.pooling)
-    loaded = time.perf_counter() - began
-    if options.data is None:
-        print(SAMPLE_NOTE)
+    model, loaded = load(options, pooling=options.pooling)
+    say_if_sample(options)
     result = evaluation.sts(
         model,
         evaluation.sample_folder() if options.data is None else options.data,

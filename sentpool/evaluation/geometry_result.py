@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from sentpool.config_report import versions
 from sentpool.errors import shown
 from sentpool.evaluation.measures import LAYER, MEASURES, SPACE, Measure
-from sentpool.evaluation.plain_tables import as_html, as_text, cut, number
+from sentpool.evaluation.plain_tables import cut, number, page_as_html, page_as_text, pandas_module
 from sentpool.evaluation.report import restored_nan, write_json
 from sentpool.evaluation.saved_result import reading
 
@@ -190,11 +189,7 @@ class GeometryResult:
         ImportError
             pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_frame() needs pandas: pip install pandas") from error
-        frame = pandas.DataFrame(self.rows)
+        frame = pandas_module().DataFrame(self.rows)
         if not self.layer_rows:
             return frame
         of_layer = {row["layer"]: row for row in self.layer_rows}
@@ -243,16 +238,10 @@ class GeometryResult:
             return cls(**parts)
 
     def __repr__(self) -> str:
-        lines = list(self._head())
-        for title, head, rows in self._tables():
-            lines += ["", title, *as_text(head, rows)]
-        return "\n".join(lines)
+        return page_as_text(self._head(), self._tables())
 
     def _repr_html_(self) -> str:
-        parts = [f"<p>{escape(line)}</p>" for line in self._head()]
-        for title, head, rows in self._tables():
-            parts.append(f"<p>{escape(title)}</p>{as_html(head, rows)}")
-        return f"<div>{''.join(parts)}</div>"
+        return page_as_html(self._head(), self._tables())
 
     def _of_own(self, measure: str) -> float:
         return self.rows[self._index(self.own["layers"], self.own["tokens"], "")][measure]

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from sentpool.evaluation.geometry_result import GeometryResult, measured_cells
 from sentpool.evaluation.layer_geometry import geometry
 from sentpool.evaluation.layer_probe import probe
 from sentpool.evaluation.measures import LAYER, MEASURES, SPACE
-from sentpool.evaluation.plain_tables import as_html, as_text, number
+from sentpool.evaluation.plain_tables import number, page_as_html, page_as_text, pandas_module
 from sentpool.evaluation.probe_result import ProbeResult
 from sentpool.evaluation.report import restored_nan, write_json
 from sentpool.evaluation.saved_result import reading
@@ -183,11 +182,7 @@ class LayersResult:
         ImportError
             pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_frame() needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.rows)
+        return pandas_module().DataFrame(self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON but for nan."""
@@ -221,16 +216,10 @@ class LayersResult:
             return cls(**parts)
 
     def __repr__(self) -> str:
-        lines = list(self._head())
-        for title, head, rows in self._tables():
-            lines += ["", title, *as_text(head, rows)]
-        return "\n".join(lines)
+        return page_as_text(self._head(), self._tables())
 
     def _repr_html_(self) -> str:
-        parts = [f"<p>{escape(line)}</p>" for line in self._head()]
-        for title, head, rows in self._tables():
-            parts.append(f"<p>{escape(title)}</p>{as_html(head, rows)}")
-        return f"<div>{''.join(parts)}</div>"
+        return page_as_html(self._head(), self._tables())
 
     def _head(self) -> Iterator[str]:
         yield f"Layers of {self.model.get('name', 'a model')}: which measure finds the best one?"

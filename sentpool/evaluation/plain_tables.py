@@ -1,11 +1,31 @@
-"""A head and rows of cells as text, and as HTML without a style sheet."""
+"""Tables of any result, a head and rows of cells: as text, as HTML without a style sheet, and by pandas."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from html import escape
 
 LONGEST_NAME = 40
+
+Table = tuple[str, list[str], list[list[str]]]  # title, head, rows
+
+
+def page_as_text(lines: Iterable[str], tables: Iterable[Table], notes: Iterable[str] = ()) -> str:
+    """Lines, then tables under their titles, then notes."""
+    page = list(lines)
+    for title, head, rows in tables:
+        page += ["", title, *as_text(head, rows)]
+    notes = list(notes)
+    return "\n".join([*page, *[""] * bool(notes), *notes])
+
+
+def page_as_html(lines: Iterable[str], tables: Iterable[Table], notes: Iterable[str] = ()) -> str:
+    """The same, all text escaped."""
+    parts = [f"<p>{escape(line)}</p>" for line in lines]
+    parts += [f"<p>{escape(title)}</p>{as_html(head, rows)}" for title, head, rows in tables]
+    parts += [f"<p><small>{escape(note)}</small></p>" for note in notes]
+    return f"<div>{''.join(parts)}</div>"
 
 
 def as_text(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -38,3 +58,12 @@ def number(value: float, digits: int) -> str:
     if math.isnan(value):
         return "–"
     return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def pandas_module():
+    """pandas; ImportError with the remedy where it is not installed."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_frame() needs pandas: pip install pandas") from error
+    return pandas

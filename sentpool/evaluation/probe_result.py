@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from html import escape
 from typing import Any
 
 import numpy as np
 
 from sentpool.checks import one_of, positive_integer
 from sentpool.config_report import versions
-from sentpool.evaluation.plain_tables import as_html, as_text, cut
+from sentpool.evaluation.plain_tables import cut, page_as_html, page_as_text
 from sentpool.evaluation.report import AGGREGATION, STANDARD_SEVEN, Aggregates, restored_nan, write_json
 from sentpool.evaluation.saved_result import reading
 from sentpool.evaluation.tables import percent
@@ -165,18 +164,13 @@ class ProbeResult:
             return cls(**parts)
 
     def __repr__(self) -> str:
-        lines = self._head()
-        for title, head, rows in self._tables():
-            lines += ["", title, *as_text(head, rows)]
-        lines += [""] * bool(self.skipped) + [f"not scored: {why}" for why in self.skipped.values()]
-        return "\n".join(lines)
+        return page_as_text(self._head(), self._tables(), self._notes())
 
     def _repr_html_(self) -> str:
-        parts = [f"<p>{escape(line)}</p>" for line in self._head()]
-        for title, head, rows in self._tables():
-            parts.append(f"<p>{escape(title)}</p>{as_html(head, rows)}")
-        parts += [f"<p><small>{escape(f'not scored: {why}')}</small></p>" for why in self.skipped.values()]
-        return f"<div>{''.join(parts)}</div>"
+        return page_as_html(self._head(), self._tables(), self._notes())
+
+    def _notes(self) -> list[str]:
+        return [f"not scored: {why}" for why in self.skipped.values()]
 
     def _head(self) -> list[str]:
         lines = [

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +14,8 @@ import numpy as np
 from sentpool.atomic_file import replacing
 from sentpool.config_report import versions
 from sentpool.evaluation import tables
+from sentpool.evaluation.plain_tables import pandas_module
+from sentpool.evaluation.saved_result import reading
 from sentpool.evaluation.significance import Bootstrap, Interval
 from sentpool.evaluation.similarity_data import SUBSETS, task_name
 
@@ -182,10 +182,7 @@ class STSResult(Mapping):
         ImportError
             pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_frame() needs pandas: pip install pandas") from error
+        pandas = pandas_module()
         if subsets:
             rows = {
                 (task, name): {"pairs": part.n, "spearman": part.spearman, "pearson": part.pearson}
@@ -258,10 +255,7 @@ class STSResult(Mapping):
         ValueError
             The file is not a saved result, or of a later format.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError(f"format is {content['format']!r}, this version reads {FORMAT!r}")
+        with reading(path, FORMAT, cls) as content:
             return cls(
                 tasks={task: _task_from_json(scores) for task, scores in content["tasks"].items()},
                 pairs={
@@ -272,9 +266,6 @@ class STSResult(Mapping):
                 bootstrap=Bootstrap(**content["bootstrap"]) if content.get("bootstrap") else None,
                 **{name: content[name] for name in ("skipped", "model", "encoding", "data", "seconds", "versions")},
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise ValueError(f"{os.fspath(path)!r} is no result saved by STSResult.save: {what}") from error
 
     def __repr__(self) -> str:
         return tables.as_text(self)

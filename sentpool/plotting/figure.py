@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import os
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,22 @@ def save(figure: Figure, path) -> None:
 def axes_or_new(ax: Axes | None) -> Axes:
     """`ax`, by default the axes of a new figure."""
     return matplotlib_module("pyplot").subplots(layout="constrained")[1] if ax is None else ax
+
+
+def write_in_cells(image, values, digits: int, **look) -> None:
+    """Each value in its cell of an image, in black or white, whichever can be read there; "–" for NaN."""
+    for row, of_row in enumerate(values):
+        for column, value in enumerate(of_row):
+            defined = not math.isnan(value)
+            red, green, blue, _ = image.cmap(image.norm(value)) if defined else (1.0,) * 4
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            text = f"{value:.{digits}f}" if defined else "–"
+            image.axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", **look)
+
+
+def model_name(result, otherwise: str = "a model") -> str:
+    """What a title calls the model of a result."""
+    return result.model.get("name", otherwise)
 
 
 def matplotlib_module(module: str):

@@ -9,7 +9,7 @@ import numpy as np
 
 from sentpool.errors import shown
 from sentpool.plotting.colours import GRADIENT, series
-from sentpool.plotting.figure import axes_or_new, matplotlib_module
+from sentpool.plotting.figure import axes_or_new, matplotlib_module, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -231,4 +231,4 @@ def _own_points(results, after: str) -> dict[str, list[tuple[str, float, float]]
 
 
 def _model(result) -> str:
-    return result.model.get("name", "embeddings")
+    return model_name(result, "embeddings")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from sentpool.errors import shown
-from sentpool.plotting.figure import axes_or_new, matplotlib_module
+from sentpool.plotting.figure import axes_or_new, matplotlib_module, model_name, write_in_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,17 +41,10 @@ def layer_heat_map(
     layers, tasks, scores = result.layer_scores(tokens, aggregation)
     ax = axes_or_new(ax)
     image = ax.imshow(100 * scores, aspect="auto", cmap="viridis", origin="lower")
-    for row, of_layer in enumerate(100 * scores):
-        for column, value in enumerate(of_layer):
-            if math.isnan(value):
-                ax.text(column, row, "–", ha="center", va="center")
-                continue
-            red, green, blue, _ = image.cmap(image.norm(value))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            ax.text(column, row, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black")
+    write_in_cells(image, 100 * scores, digits=1)
     ax.set_xticks(range(len(tasks)), tasks, rotation=30, ha="right")
     ax.set_yticks(range(len(layers)), layers)
-    ax.set(ylabel="layer", title=f"{_model(result)}, {tokens} of each layer: Spearman ×100 ({aggregation})")
+    ax.set(ylabel="layer", title=f"{model_name(result)}, {tokens} of each layer: Spearman ×100 ({aggregation})")
     return ax
 
 
@@ -86,7 +78,7 @@ def layer_weights(result: ProbeResult, ax: Axes | None = None, *, pooling: str |
         places = [layer + shift for layer in range(len(weights["mean"]))]
         ax.errorbar(places, weights["mean"], weights["sd"], fmt="o", markersize=4, capsize=2, label=task)
     ax.set_xticks(range(len(weights["mean"])))
-    ax.set(xlabel="layer", ylabel="mean attention ± sd", title=f"{_model(result)}, {name}: weights of the layers")
+    ax.set(xlabel="layer", ylabel="mean attention ± sd", title=f"{model_name(result)}, {name}: weights of the layers")
     ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -119,7 +111,3 @@ def _weights_of(result: ProbeResult, pooling: str | None) -> tuple[str, dict]:
         raise ValueError(f"pooling is {shown(pooling)}; this result has layer weights of {', '.join(names)}: name one")
     name = names[0] if pooling is None else pooling
     return name, result.layer_weights[name]
-
-
-def _model(result: ProbeResult) -> str:
-    return result.model.get("name", "a model")

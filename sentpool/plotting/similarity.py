@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sentpool.plotting.colours import GRADIENT
-from sentpool.plotting.figure import axes_or_new
+from sentpool.plotting.figure import axes_or_new, write_in_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,17 +53,7 @@ def similarity_matrix(similarities, rows=None, columns=None, ax: Axes | None = N
     ax = axes_or_new(ax)
     image = ax.imshow(values, cmap=GRADIENT, vmin=min(0.0, np.nanmin(values)), vmax=max(1.0, np.nanmax(values)))
     if max(n, m) <= _MOST_CELLS_WITH_NUMBERS:
-        for row, column in np.ndindex(n, m):
-            value = values[row, column]
-            ax.text(
-                column,
-                row,
-                f"{value:.2f}",
-                ha="center",
-                va="center",
-                fontsize="small",
-                color="white" if image.norm(value) < 0.5 else "black",
-            )
+        write_in_cells(image, values, digits=2, fontsize="small")
     if max(n, m) <= _MOST_LABELS:
         ax.set_xticks(range(m), column_labels, rotation=40, ha="right", rotation_mode="anchor", fontsize="small")
         ax.set_yticks(range(n), row_labels, fontsize="small")

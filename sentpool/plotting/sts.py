@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sentpool.plotting.colours import COLOURS
-from sentpool.plotting.figure import axes_or_new
+from sentpool.plotting.figure import axes_or_new, model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,11 +57,10 @@ def sts_scatter(
     means = [cosines[bins == place].mean() for place in places]
     ax.plot(places, means, color=COLOURS[1], marker="D", markersize=6, label="mean cosine around a whole score")
     name = f"{task} {subset}" if subset else task
-    model = result.model.get("name", "a model")
     ax.set(
         xlabel="gold score",
         ylabel="cosine similarity",
-        title=f"{model}, {name}: Spearman ×100 = {100 * spearman:.2f}",
+        title=f"{model_name(result)}, {name}: Spearman ×100 = {100 * spearman:.2f}",
     )
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, fontsize="small", loc="upper left")
