@@ -34,9 +34,18 @@ class PanelB(ctypes.Structure):
 
 _SIGNATURES = {
     "gemm": (None, P, N, PanelA, PanelB, P, N, N, N),
+    "gemm_add": (None, P, N, PanelA, PanelB, N, N, N),
     "pack": (None, P, N, P, N, N, N),
     "activation": (None, P, N, P, N, c_int, N, N),
     "softmax_columns": (None, P, P, c_float, N),
+    "activation_backward": (None, P, N, P, N, P, N, P, N, c_int, N, N),
+    "softmax_columns_backward": (None, P, N, P, P, P, c_float, N),
+    "layernorm_backward": (None, P, N, P, N, P, N, P, N, P, N, P, c_float, N, N),
+    "pool_sum_backward": (None, P, N, P, c_float, N, N),
+    "pool_weighted_backward": (None, P, N, P, N, N, N),
+    "pool_max_backward": (None, P, N, P, P, N, N, N),
+    "columns_add": (None, P, P, N, P, N, N, N),
+    "rows_add": (None, P, N, P, N, N, N),
     "divide_rows": (None, P, N, P, N, N),
     "add_layernorm": (None, P, N, P, N, P, N, P, P, c_float, N, N),
     "embed_row": (None, P, P, P, P, N),

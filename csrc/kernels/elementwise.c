@@ -72,6 +72,68 @@ void SP_ISA_NAME(sp_activation)(float *y, int64_t ldy, const float *x, int64_t l
 #undef MAP
 }
 
+/* f(x) as apply gives it, and the derivative there. */
+struct tangent {
+	vf value, slope;
+};
+
+INLINE struct tangent tangent(const enum sp_activation f, vf x)
+{
+	vf half = x * 0.5f, t, s;
+	switch (f) {
+	case SP_GELU:
+		t = v_erf(x * 0.70710678f);
+		s = v_exp(half * -x) * 0.39894228f;
+		return (struct tangent){v_fma(half, t, half), v_fma(x, s, v_fma(v_set(0.5f), t, v_set(0.5f)))};
+	case SP_GELU_TANH:
+		t = v_tanh(v_fma(x * x * x, v_set(0.044715f), x) * 0.79788456f);
+		s = v_fma(x * x, v_set(0.134145f), v_set(1.0f)) * 0.79788456f;
+		return (struct tangent){v_fma(half, t, half),
+		                        v_fma(half * ((1.0f - t) * (1.0f + t)), s, v_fma(v_set(0.5f), t, v_set(0.5f)))};
+	case SP_RELU: return (struct tangent){relu(x), v_select(x > 0.0f, v_set(1.0f), v_set(0.0f))};
+	case SP_SILU: s = sigmoid(x); return (struct tangent){x * s, v_fma(x * s, 1.0f - s, s)};
+	case SP_TANH: t = v_tanh(x); return (struct tangent){t, (1.0f - t) * (1.0f + t)};
+	case SP_SIGMOID: s = sigmoid(x); return (struct tangent){s, s * (1.0f - s)};
+	case SP_IDENTITY: break;
+	}
+	return (struct tangent){x, v_set(1.0f)};
+}
+
+INLINE void map_backward(const enum sp_activation f, float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy,
+                         int64_t lddy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++, dx += lddx, y += ldy, dy += lddy, x += ldx) {
+		int64_t i = 0;
+		for (; i + VL <= cols; i += VL) {
+			struct tangent at = tangent(f, v_load(x + i));
+			v_store(dx + i, v_load(dy + i) * at.slope);
+			v_store(y + i, at.value);
+		}
+		if (i < cols) {
+			struct tangent at = tangent(f, v_load_part(x + i, cols - i));
+			v_store_part(dx + i, v_load_part(dy + i, cols - i) * at.slope, cols - i);
+			v_store_part(y + i, at.value, cols - i);
+		}
+	}
+}
+
+void SP_ISA_NAME(sp_activation_backward)(float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy, int64_t lddy,
+                                         const float *x, int64_t ldx, enum sp_activation f, int64_t rows, int64_t cols)
+{
+#define MAP(name)                                                                                                      \
+	case name: map_backward(name, dx, lddx, y, ldy, dy, lddy, x, ldx, rows, cols); break;
+	switch (f) {
+		MAP(SP_IDENTITY)
+		MAP(SP_GELU)
+		MAP(SP_GELU_TANH)
+		MAP(SP_RELU)
+		MAP(SP_SILU)
+		MAP(SP_TANH)
+		MAP(SP_SIGMOID)
+	}
+#undef MAP
+}
+
 void SP_ISA_NAME(sp_divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols)
 {
 	for (int64_t r = 0; r < rows; r++, y += ld) {
@@ -94,4 +156,15 @@ void SP_ISA_NAME(sp_embed_row)(float *y, const float *word, const float *type, c
 		             v_load_part(word + i, H - i) + v_load_part(type + i, H - i) +
 		                     v_load_part(position + i, H - i),
 		             H - i);
+}
+
+void SP_ISA_NAME(sp_rows_add)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++, y += ldy, x += ldx) {
+		int64_t i = 0;
+		for (; i + VL <= cols; i += VL)
+			v_store(y + i, v_load(y + i) + v_load(x + i));
+		if (i < cols)
+			v_store_part(y + i, v_load_part(y + i, cols - i) + v_load_part(x + i, cols - i), cols - i);
+	}
 }

@@ -51,15 +51,25 @@ struct sp_kernels {
 	/* C[m,n] = A B (+ bias[n]), by the contract in panel.c. C may not overlap A, B or bias. */
 	void (*gemm)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias, int64_t m,
 	             int64_t n, int64_t k);
+	/* C[m,n] += A B, k > 0: the chain of every block of k starts from 0 and is added with one rounding. */
+	void (*gemm_add)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m, int64_t n,
+	                 int64_t k);
 	/* Copy `count` rows [count, k] of source into columns [first, first + count) of a panel [k][nr]. */
 	void (*pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
 
 	/* y[rows, cols] = f(x[rows, cols]); y may be x. */
 	void (*activation)(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f, int64_t rows,
 	                   int64_t cols);
+	/* dx = dy f'(x), and y = f(x) as activation computes it; dx may be dy. */
+	void (*activation_backward)(float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy, int64_t lddy,
+	                            const float *x, int64_t ldx, enum sp_activation f, int64_t rows, int64_t cols);
 	/* scores [T][nr], one query per column: each becomes exp(scale * s - max over the column); sums[nr] gets the
 	 * column's sum, one chain in ascending order of keys. */
 	void (*softmax_columns)(float *scores, float *sums, float scale, int64_t keys);
+	/* From scores and sums as softmax_columns leaves them and the gradients of the weights scores / sums: scores
+	 * become these weights p, dscores [T] rows of nr columns get scale * p * (dweights - sum of p * dweights). */
+	void (*softmax_columns_backward)(float *dscores, int64_t ld, float *scores, const float *sums,
+	                                 const float *dweights, float scale, int64_t keys);
 	/* Dropout of y[rows, cols], the states of one sentence from `token` on: a value becomes 0 or scale times itself. */
 	void (*dropout)(float *y, int64_t ld, const struct sp_draws *draws, int64_t token, int64_t rows, int64_t cols);
 	/* The same of scores [keys][nr], whose first columns are queries [query, query + queries); `block` holds the
@@ -71,6 +81,10 @@ struct sp_kernels {
 	/* y = gamma * (z - mean z) / sqrt(var z + eps) + beta for z = a + b, row by row; b NULL: z = a. y may be a or b. */
 	void (*add_layernorm)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
 	                      const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);
+	/* Its gradient by z, from dy; and normed = (z - mean z) / sqrt(var z + eps). dz may be dy. */
+	void (*layernorm_backward)(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy, int64_t lddy,
+	                           const float *a, int64_t lda, const float *b, int64_t ldb, const float *gamma,
+	                           float eps, int64_t rows, int64_t H);
 	/* y[H] = (word + type) + position */
 	void (*embed_row)(float *y, const float *word, const float *type, const float *position, int64_t H);
 
@@ -80,6 +94,18 @@ struct sp_kernels {
 	/* sum w_t h_t / sum w_t with w_t = first_weight + t */
 	void (*pool_weighted)(float *y, const float *h, int64_t ld, int64_t first_weight, int64_t T, int64_t cols);
 	void (*pool_max)(float *y, const float *h, int64_t ld, int64_t T, int64_t cols); /* NaN wins */
+	/* Their gradients by h, added to dh; of max it goes to the first of equals. */
+	void (*pool_sum_backward)(float *dh, int64_t lddh, const float *dy, float divisor, int64_t T, int64_t cols);
+	void (*pool_weighted_backward)(float *dh, int64_t lddh, const float *dy, int64_t first_weight, int64_t T,
+	                               int64_t cols);
+	void (*pool_max_backward)(float *dh, int64_t lddh, const float *dy, const float *h, int64_t ldh, int64_t T,
+	                          int64_t cols);
+	/* y[cols] += sum over T rows of x * z, or of x where z is NULL: one chain per column from 0, added with one
+	 * rounding. */
+	void (*columns_add)(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,
+	                    int64_t cols);
+	/* y[rows, cols] += x */
+	void (*rows_add)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);
 	/* sum over a row of x[i] * x[i], 16 virtual lanes */
 	float (*sum_of_squares)(const float *x, int64_t H);
 	/* out[j] = x . y_j for `rows` rows of y, in float64 with 8 virtual lanes; every product is exact */
@@ -95,11 +121,18 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 #define SP_DECLARE_KERNELS(isa)                                                                                        \
 	void sp_panel_gemm_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,   \
 	                         int64_t m, int64_t n, int64_t k);                                                     \
+	void sp_panel_gemm_add_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m,       \
+	                             int64_t n, int64_t k);                                                            \
 	void sp_panel_pack_##isa(float *panel, int64_t first, const float *source, int64_t ld, int64_t count,          \
 	                         int64_t k);                                                                           \
 	void sp_activation_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f,             \
 	                         int64_t rows, int64_t cols);                                                          \
+	void sp_activation_backward_##isa(float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy,             \
+	                                  int64_t lddy, const float *x, int64_t ldx, enum sp_activation f,             \
+	                                  int64_t rows, int64_t cols);                                                 \
 	void sp_softmax_columns_##isa(float *scores, float *sums, float scale, int64_t keys);                          \
+	void sp_softmax_columns_backward_##isa(float *dscores, int64_t ld, float *scores, const float *sums,           \
+	                                       const float *dweights, float scale, int64_t keys);                      \
 	void sp_dropout_##isa(float *y, int64_t ld, const struct sp_draws *draws, int64_t token, int64_t rows,         \
 	                      int64_t cols);                                                                           \
 	void sp_dropout_columns_##isa(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries,     \
@@ -107,11 +140,23 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	void sp_divide_rows_##isa(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);             \
 	void sp_add_layernorm_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,   \
 	                            const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);        \
+	void sp_layernorm_backward_##isa(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy,         \
+	                                 int64_t lddy, const float *a, int64_t lda, const float *b, int64_t ldb,       \
+	                                 const float *gamma, float eps, int64_t rows, int64_t H);                      \
 	void sp_embed_row_##isa(float *y, const float *word, const float *type, const float *position, int64_t H);     \
 	void sp_pool_sum_##isa(float *y, const float *h, int64_t ld, float divisor, int64_t T, int64_t cols);          \
 	void sp_pool_weighted_##isa(float *y, const float *h, int64_t ld, int64_t first_weight, int64_t T,             \
 	                            int64_t cols);                                                                     \
 	void sp_pool_max_##isa(float *y, const float *h, int64_t ld, int64_t T, int64_t cols);                         \
+	void sp_pool_sum_backward_##isa(float *dh, int64_t lddh, const float *dy, float divisor, int64_t T,            \
+	                                int64_t cols);                                                                 \
+	void sp_pool_weighted_backward_##isa(float *dh, int64_t lddh, const float *dy, int64_t first_weight,           \
+	                                     int64_t T, int64_t cols);                                                 \
+	void sp_pool_max_backward_##isa(float *dh, int64_t lddh, const float *dy, const float *h, int64_t ldh,         \
+	                                int64_t T, int64_t cols);                                                      \
+	void sp_columns_add_##isa(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,       \
+	                          int64_t cols);                                                                       \
+	void sp_rows_add_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);        \
 	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
 	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
 SP_DECLARE_KERNELS(generic)

@@ -136,14 +136,16 @@ static void tile_narrow(tile_fn *tile, int64_t cols, TILE_ARGS)
 		memcpy(c + r * ldc, aside + r * NR, (size_t)cols * sizeof(float));
 }
 
-/* All blocks of k for one tile: its sums are in the level-1 cache from one block to the next. */
+/* All blocks of k for one tile: its sums are in the level-1 cache from one block to the next. `whole` says whether C
+ * counts from the first block on, and what is added after the last. */
 static void tile_forward(tile_fn *tile, int rows, float *c, int64_t ldc, const struct sp_panel_a *a,
-                         const float *a_tile, const float *b, int64_t ldb, const float *bias, int64_t cols, int64_t k)
+                         const float *a_tile, const float *b, int64_t ldb, struct tile_end whole, int64_t cols,
+                         int64_t k)
 {
 	int64_t p = 0;
 	do { /* k = 0 still stores zeros plus the bias */
 		int64_t block = k - p < SP_KC ? k - p : SP_KC;
-		struct tile_end end = {p > 0, p + block == k ? bias : NULL};
+		struct tile_end end = {whole.accumulate || p > 0, p + block == k ? whole.bias : NULL};
 		const float *a_block = a_tile + p * (a->by_column ? a->ld : 1);
 		if (cols == NR)
 			tile(rows, c, ldc, a_block, a->ld, b + p * ldb, ldb, block, end);
@@ -155,21 +157,20 @@ static void tile_forward(tile_fn *tile, int rows, float *c, int64_t ldc, const s
 
 /* Rows [0, m) of one panel, split into tiles of nearly equal height. */
 static void panel_forward(tile_fn *tile, float *c, int64_t ldc, const struct sp_panel_a *a, const float *a_rows,
-                          const float *b, int64_t ldb, const float *bias, int64_t m, int64_t cols, int64_t k)
+                          const float *b, int64_t ldb, struct tile_end whole, int64_t m, int64_t cols, int64_t k)
 {
 	int64_t n_tiles = (m + MR - 1) / MR;
 	int64_t height = m / n_tiles, taller = m % n_tiles, row = 0;
 	for (int64_t t = 0; t < n_tiles; t++) {
 		int rows = (int)(height + (t < taller));
-		tile_forward(tile, rows, c + row * ldc, ldc, a, a_rows + row * (a->by_column ? 1 : a->ld), b, ldb, bias,
-		             cols, k);
+		tile_forward(tile, rows, c + row * ldc, ldc, a, a_rows + row * (a->by_column ? 1 : a->ld), b, ldb,
+		             whole, cols, k);
 		row += rows;
 	}
 }
 
-/* C[m,n] = A[m,k] B[k,n] (+ bias[n]); see kernels.h for the operands. */
-void SP_ISA_NAME(sp_panel_gemm)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,
-                                int64_t m, int64_t n, int64_t k)
+INLINE void product(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, struct tile_end whole, int64_t m,
+                    int64_t n, int64_t k)
 {
 	tile_fn *tile = a.by_column ? tile_columns : b.row_stride == NR ? tile_packed : tile_rows;
 	for (int64_t row = 0; row < m; row += ROW_BLOCK) {
@@ -178,10 +179,25 @@ void SP_ISA_NAME(sp_panel_gemm)(float *c, int64_t ldc, struct sp_panel_a a, stru
 		for (int64_t col = 0; col < n; col += NR) {
 			int64_t cols = n - col < NR ? n - col : NR;
 			const float *panel = b.data + col / NR * b.panel_stride;
-			panel_forward(tile, c + row * ldc + col, ldc, &a, a_rows, panel, b.row_stride,
-			              bias ? bias + col : NULL, rows, cols, k);
+			struct tile_end end = {whole.accumulate, whole.bias ? whole.bias + col : NULL};
+			panel_forward(tile, c + row * ldc + col, ldc, &a, a_rows, panel, b.row_stride, end, rows, cols,
+			              k);
 		}
 	}
+}
+
+/* C[m,n] = A[m,k] B[k,n] (+ bias[n]); see kernels.h for the operands. */
+void SP_ISA_NAME(sp_panel_gemm)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,
+                                int64_t m, int64_t n, int64_t k)
+{
+	product(c, ldc, a, b, (struct tile_end){0, bias}, m, n, k);
+}
+
+/* C[m,n] += A[m,k] B[k,n] */
+void SP_ISA_NAME(sp_panel_gemm_add)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m,
+                                    int64_t n, int64_t k)
+{
+	product(c, ldc, a, b, (struct tile_end){1, NULL}, m, n, k);
 }
 
 /* Copy `count` rows of `source` into columns [first, first + count) of one panel [k][NR]. */

@@ -90,6 +90,36 @@ void SP_ISA_NAME(sp_add_layernorm)(float *y, int64_t ldy, const float *a, int64_
 	}
 }
 
+void SP_ISA_NAME(sp_layernorm_backward)(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy,
+                                        int64_t lddy, const float *a, int64_t lda, const float *b, int64_t ldb,
+                                        const float *gamma, float eps, int64_t rows, int64_t H)
+{
+	for (int64_t r = 0; r < rows; r++, dz += lddz, normed += ldn, dy += lddy, a += lda, b = b ? b + ldb : NULL) {
+		float mean = add_row(normed, a, b, H) / (float)H;
+		float rstd = 1.0f / sqrtf(squared_deviations(normed, mean, H) / (float)H + eps);
+		struct lanes plain = {0}, along = {0};
+		for (int64_t i = 0; i < H; i += LANES) {
+			struct lanes z = lanes_load(normed + i, H - i);
+			struct lanes d = lanes_load(dy + i, H - i), g = lanes_load(gamma + i, H - i);
+			for (int j = 0; j < LANE_VECS; j++) {
+				z.v[j] = (z.v[j] - mean) * rstd;
+				d.v[j] = d.v[j] * g.v[j];
+				plain.v[j] = plain.v[j] + d.v[j];
+				along.v[j] = v_fma(d.v[j], z.v[j], along.v[j]);
+			}
+			lanes_store(normed + i, z, H - i);
+		}
+		float shift = lanes_fold(plain) / (float)H, tilt = lanes_fold(along) / (float)H;
+		for (int64_t i = 0; i < H; i += LANES) {
+			struct lanes z = lanes_load(normed + i, H - i);
+			struct lanes d = lanes_load(dy + i, H - i), g = lanes_load(gamma + i, H - i);
+			for (int j = 0; j < LANE_VECS; j++)
+				d.v[j] = (d.v[j] * g.v[j] - shift - z.v[j] * tilt) * rstd;
+			lanes_store(dz + i, d, H - i);
+		}
+	}
+}
+
 float SP_ISA_NAME(sp_sum_of_squares)(const float *x, int64_t H)
 {
 	return squared_deviations(x, 0.0f, H);
@@ -108,6 +138,23 @@ void SP_ISA_NAME(sp_softmax_columns)(float *scores, float *sums, float scale, in
 			sum = sum + e;
 		}
 		v_store(sums + half * VL, sum);
+	}
+}
+
+void SP_ISA_NAME(sp_softmax_columns_backward)(float *dscores, int64_t ld, float *scores, const float *sums,
+                                              const float *dweights, float scale, int64_t keys)
+{
+	for (int half = 0; half < NR; half += VL) {
+		vf sum = v_load(sums + half), dot = {0};
+		for (int64_t k = 0; k < keys; k++) {
+			vf p = v_load(scores + k * NR + half) / sum;
+			v_store(scores + k * NR + half, p);
+			dot = v_fma(p, v_load(dweights + k * NR + half), dot);
+		}
+		for (int64_t k = 0; k < keys; k++) {
+			vf from_mean = v_load(dweights + k * NR + half) - dot;
+			v_store(dscores + k * ld + half, from_mean * v_load(scores + k * NR + half) * scale);
+		}
 	}
 }
 
@@ -135,7 +182,73 @@ void SP_ISA_NAME(sp_pool_weighted)(float *y, const float *h, int64_t ld, int64_t
 	POOL_COLUMNS((vf){0}, v_fma(v_set((float)(first_weight + t)), x, acc), acc / total)
 }
 
-void SP_ISA_NAME(sp_pool_max)(float *y, const float *h, int64_t ld, int64_t T, int64_t cols)
+void SP_ISA_NAME(sp_pool_max)(float *y, const float *h, int64_t ld, int64_t T,
+                              int64_t cols){POOL_COLUMNS(v_set(-INFINITY), v_select((x > acc) | (x != x), x, acc), acc)}
+
+/* What a token pooling adds to the gradient of each of the T rows of h; `x` is the gradient of the pooled column. */
+#define POOL_COLUMNS_BACKWARD(prepared, step)                                                                          \
+	for (int64_t i = 0; i < cols; i += VL) {                                                                       \
+		int64_t width = cols - i < VL ? cols - i : VL;                                                         \
+		vf x = v_load_part(dy + i, width);                                                                     \
+		x = prepared;                                                                                          \
+		for (int64_t t = 0; t < T; t++) {                                                                      \
+			float *row = dh + t * lddh + i;                                                                \
+			vf acc = width == VL ? v_load(row) : v_load_part(row, width);                                  \
+			v_store_part(row, step, width);                                                                \
+		}                                                                                                      \
+	}
+
+void SP_ISA_NAME(sp_pool_sum_backward)(float *dh, int64_t lddh, const float *dy, float divisor, int64_t T, int64_t cols)
 {
-	POOL_COLUMNS(v_set(-INFINITY), v_select((x > acc) | (x != x), x, acc), acc)
+	POOL_COLUMNS_BACKWARD(x / divisor, acc + x)
+}
+
+void SP_ISA_NAME(sp_pool_weighted_backward)(float *dh, int64_t lddh, const float *dy, int64_t first_weight, int64_t T,
+                                            int64_t cols)
+{
+	float total = (float)(T * first_weight + T * (T - 1) / 2);
+	POOL_COLUMNS_BACKWARD(x / total, v_fma(v_set((float)(first_weight + t)), x, acc))
+}
+
+/* Which of the T rows of h the largest values of VL columns are in. */
+INLINE vi rows_of_max(const float *h, int64_t ldh, int64_t T, int64_t width)
+{
+	vf max = v_load_part(h, width);
+	vi chosen = {0};
+	for (int64_t t = 1; t < T; t++) {
+		vf x = v_load_part(h + t * ldh, width);
+		vi better = (x > max) | (x != x);
+		chosen = (better & ((int32_t)t - (vi){0})) | (~better & chosen);
+		max = v_select(better, x, max);
+	}
+	return chosen;
+}
+
+void SP_ISA_NAME(sp_pool_max_backward)(float *dh, int64_t lddh, const float *dy, const float *h, int64_t ldh, int64_t T,
+                                       int64_t cols)
+{
+	for (int64_t i = 0; i < cols; i += VL) {
+		int64_t width = cols - i < VL ? cols - i : VL;
+		vi chosen = rows_of_max(h + i, ldh, T, width);
+		vf x = v_load_part(dy + i, width);
+		for (int64_t t = 0; t < T; t++) {
+			float *row = dh + t * lddh + i;
+			vf acc = v_load_part(row, width);
+			v_store_part(row, v_select(chosen == (int32_t)t, acc + x, acc), width);
+		}
+	}
+}
+
+void SP_ISA_NAME(sp_columns_add)(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,
+                                 int64_t cols)
+{
+	for (int64_t i = 0; i < cols; i += VL) {
+		int64_t width = cols - i < VL ? cols - i : VL;
+		vf sum = {0};
+		for (int64_t t = 0; t < T; t++) {
+			vf a = v_load_part(x + t * ldx + i, width);
+			sum = z ? v_fma(a, v_load_part(z + t * ldz + i, width), sum) : sum + a;
+		}
+		v_store_part(y + i, v_load_part(y + i, width) + sum, width);
+	}
 }

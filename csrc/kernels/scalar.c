@@ -12,23 +12,35 @@
 enum { NR = 16, LANES = 16 };
 
 /* C[i,j]: blocks of SP_KC, in each a chain of fmaf from 0; see panel.c. */
+static float chain(struct sp_panel_a a, struct sp_panel_b b, int64_t i, int64_t j, int64_t start, int64_t k)
+{
+	float sum = 0;
+	for (int64_t p = start; p < k && p < start + SP_KC; p++) {
+		float x = a.by_column ? a.data[p * a.ld + i] : a.data[i * a.ld + p];
+		float w = b.data[j / NR * b.panel_stride + p * b.row_stride + j % NR];
+		sum = fmaf(x, w, sum);
+	}
+	return sum;
+}
+
 static void gemm(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias, int64_t m,
                  int64_t n, int64_t k)
 {
 	for (int64_t i = 0; i < m; i++)
 		for (int64_t j = 0; j < n; j++) {
 			float total = 0;
-			for (int64_t start = 0; start < k; start += SP_KC) {
-				float sum = 0;
-				for (int64_t p = start; p < k && p < start + SP_KC; p++) {
-					float x = a.by_column ? a.data[p * a.ld + i] : a.data[i * a.ld + p];
-					float w = b.data[j / NR * b.panel_stride + p * b.row_stride + j % NR];
-					sum = fmaf(x, w, sum);
-				}
-				total = start == 0 ? sum : total + sum;
-			}
+			for (int64_t start = 0; start < k; start += SP_KC)
+				total = start == 0 ? chain(a, b, i, j, 0, k) : total + chain(a, b, i, j, start, k);
 			c[i * ldc + j] = bias ? total + bias[j] : total;
 		}
+}
+
+static void gemm_add(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m, int64_t n, int64_t k)
+{
+	for (int64_t i = 0; i < m; i++)
+		for (int64_t j = 0; j < n; j++)
+			for (int64_t start = 0; start < k; start += SP_KC)
+				c[i * ldc + j] = c[i * ldc + j] + chain(a, b, i, j, start, k);
 }
 
 static void pack(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k)
@@ -135,6 +147,37 @@ static void activation(float *y, int64_t ldy, const float *x, int64_t ldx, enum 
 			y[r * ldy + i] = activate(f, x[r * ldx + i]);
 }
 
+/* The derivative of f at x. */
+static float slope(enum sp_activation f, float x)
+{
+	float half = x * 0.5f, t, s;
+	switch (f) {
+	case SP_GELU:
+		t = exponential(half * -x) * 0.39894228f;
+		return fmaf(x, t, fmaf(0.5f, error_function(x * 0.70710678f), 0.5f));
+	case SP_GELU_TANH:
+		t = hyperbolic_tangent(fmaf(x * x * x, 0.044715f, x) * 0.79788456f);
+		s = fmaf(x * x, 0.134145f, 1.0f) * 0.79788456f;
+		return fmaf(half * ((1.0f - t) * (1.0f + t)), s, fmaf(0.5f, t, 0.5f));
+	case SP_RELU: return x > 0.0f ? 1.0f : 0.0f;
+	case SP_SILU: s = sigmoid(x); return fmaf(x * s, 1.0f - s, s);
+	case SP_TANH: t = hyperbolic_tangent(x); return (1.0f - t) * (1.0f + t);
+	case SP_SIGMOID: s = sigmoid(x); return s * (1.0f - s);
+	case SP_IDENTITY: break;
+	}
+	return 1.0f;
+}
+
+static void activation_backward(float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy, int64_t lddy,
+                                const float *x, int64_t ldx, enum sp_activation f, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++) {
+			dx[r * lddx + i] = dy[r * lddy + i] * slope(f, x[r * ldx + i]);
+			y[r * ldy + i] = activate(f, x[r * ldx + i]);
+		}
+}
+
 static void softmax_columns(float *scores, float *sums, float scale, int64_t keys)
 {
 	for (int64_t j = 0; j < NR; j++) {
@@ -147,6 +190,21 @@ static void softmax_columns(float *scores, float *sums, float scale, int64_t key
 			sum = sum + e;
 		}
 		sums[j] = sum;
+	}
+}
+
+static void softmax_columns_backward(float *dscores, int64_t ld, float *scores, const float *sums,
+                                     const float *dweights, float scale, int64_t keys)
+{
+	for (int64_t j = 0; j < NR; j++) {
+		float dot = 0;
+		for (int64_t k = 0; k < keys; k++) {
+			float p = scores[k * NR + j] / sums[j];
+			scores[k * NR + j] = p;
+			dot = fmaf(p, dweights[k * NR + j], dot);
+		}
+		for (int64_t k = 0; k < keys; k++)
+			dscores[k * ld + j] = (dweights[k * NR + j] - dot) * scores[k * NR + j] * scale;
 	}
 }
 
@@ -210,6 +268,33 @@ static void add_layernorm(float *y, int64_t ldy, const float *a, int64_t lda, co
 	}
 }
 
+static void layernorm_backward(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy, int64_t lddy,
+                               const float *a, int64_t lda, const float *b, int64_t ldb, const float *gamma, float eps,
+                               int64_t rows, int64_t H)
+{
+	for (int64_t r = 0; r < rows; r++) {
+		float *z = normed + r * ldn;
+		const float *d = dy + r * lddy;
+		float sum[LANES] = {0}, squares[LANES] = {0}, plain[LANES] = {0}, along[LANES] = {0};
+		for (int64_t i = 0; i < H; i++) {
+			z[i] = b ? a[r * lda + i] + b[r * ldb + i] : a[r * lda + i];
+			sum[i % LANES] = sum[i % LANES] + z[i];
+		}
+		float mean = fold(sum) / (float)H;
+		for (int64_t i = 0; i < H; i++)
+			squares[i % LANES] = fmaf(z[i] - mean, z[i] - mean, squares[i % LANES]);
+		float rstd = 1.0f / sqrtf(fold(squares) / (float)H + eps);
+		for (int64_t i = 0; i < H; i++) {
+			z[i] = (z[i] - mean) * rstd;
+			plain[i % LANES] = plain[i % LANES] + d[i] * gamma[i];
+			along[i % LANES] = fmaf(d[i] * gamma[i], z[i], along[i % LANES]);
+		}
+		float shift = fold(plain) / (float)H, tilt = fold(along) / (float)H;
+		for (int64_t i = 0; i < H; i++)
+			dz[r * lddz + i] = (d[i] * gamma[i] - shift - z[i] * tilt) * rstd;
+	}
+}
+
 static void embed_row(float *y, const float *word, const float *type, const float *position, int64_t H)
 {
 	for (int64_t i = 0; i < H; i++)
@@ -249,6 +334,51 @@ static void pool_max(float *y, const float *h, int64_t ld, int64_t T, int64_t co
 	}
 }
 
+static void pool_sum_backward(float *dh, int64_t lddh, const float *dy, float divisor, int64_t T, int64_t cols)
+{
+	for (int64_t t = 0; t < T; t++)
+		for (int64_t i = 0; i < cols; i++)
+			dh[t * lddh + i] = dh[t * lddh + i] + dy[i] / divisor;
+}
+
+static void pool_weighted_backward(float *dh, int64_t lddh, const float *dy, int64_t first_weight, int64_t T,
+                                   int64_t cols)
+{
+	float total = (float)(T * first_weight + T * (T - 1) / 2);
+	for (int64_t t = 0; t < T; t++)
+		for (int64_t i = 0; i < cols; i++)
+			dh[t * lddh + i] = fmaf((float)(first_weight + t), dy[i] / total, dh[t * lddh + i]);
+}
+
+static void pool_max_backward(float *dh, int64_t lddh, const float *dy, const float *h, int64_t ldh, int64_t T,
+                              int64_t cols)
+{
+	for (int64_t i = 0; i < cols; i++) {
+		int64_t chosen = 0;
+		for (int64_t t = 1; t < T; t++)
+			if (h[t * ldh + i] > h[chosen * ldh + i] || isnan(h[t * ldh + i]))
+				chosen = t;
+		dh[chosen * lddh + i] = dh[chosen * lddh + i] + dy[i];
+	}
+}
+
+static void columns_add(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T, int64_t cols)
+{
+	for (int64_t i = 0; i < cols; i++) {
+		float sum = 0;
+		for (int64_t t = 0; t < T; t++)
+			sum = z ? fmaf(x[t * ldx + i], z[t * ldz + i], sum) : sum + x[t * ldx + i];
+		y[i] = y[i] + sum;
+	}
+}
+
+static void rows_add(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++)
+			y[r * ldy + i] = y[r * ldy + i] + x[r * ldx + i];
+}
+
 static float sum_of_squares(const float *x, int64_t H)
 {
 	float sum[LANES] = {0};
@@ -274,17 +404,26 @@ const struct sp_kernels sp_kernels_scalar = {
 	.isa = "scalar",
 	.nr = NR,
 	.gemm = gemm,
+	.gemm_add = gemm_add,
 	.pack = pack,
 	.activation = activation,
+	.activation_backward = activation_backward,
 	.softmax_columns = softmax_columns,
+	.softmax_columns_backward = softmax_columns_backward,
 	.dropout = dropout,
 	.dropout_columns = dropout_columns,
 	.divide_rows = divide_rows,
 	.add_layernorm = add_layernorm,
+	.layernorm_backward = layernorm_backward,
 	.embed_row = embed_row,
 	.pool_sum = pool_sum,
 	.pool_weighted = pool_weighted,
 	.pool_max = pool_max,
+	.pool_sum_backward = pool_sum_backward,
+	.pool_weighted_backward = pool_weighted_backward,
+	.pool_max_backward = pool_max_backward,
+	.columns_add = columns_add,
+	.rows_add = rows_add,
 	.sum_of_squares = sum_of_squares,
 	.dots = dots,
 };

@@ -29,9 +29,29 @@ static const struct sp_kernels *find(const char *isa)
 static const struct {
 	const char *name;
 	size_t offset;
-} fields[] = {FIELD(gemm),           FIELD(pack),      FIELD(activation), FIELD(softmax_columns), FIELD(divide_rows),
-              FIELD(add_layernorm),  FIELD(embed_row), FIELD(pool_sum),   FIELD(pool_weighted),   FIELD(pool_max),
-              FIELD(sum_of_squares), FIELD(dots),      FIELD(dropout),    FIELD(dropout_columns)};
+} fields[] = {FIELD(gemm),
+              FIELD(pack),
+              FIELD(activation),
+              FIELD(softmax_columns),
+              FIELD(divide_rows),
+              FIELD(add_layernorm),
+              FIELD(embed_row),
+              FIELD(pool_sum),
+              FIELD(pool_weighted),
+              FIELD(pool_max),
+              FIELD(sum_of_squares),
+              FIELD(dots),
+              FIELD(dropout),
+              FIELD(dropout_columns),
+              FIELD(gemm_add),
+              FIELD(activation_backward),
+              FIELD(softmax_columns_backward),
+              FIELD(layernorm_backward),
+              FIELD(pool_sum_backward),
+              FIELD(pool_weighted_backward),
+              FIELD(pool_max_backward),
+              FIELD(columns_add),
+              FIELD(rows_add)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)
