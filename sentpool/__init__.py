@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sentpool._version import __version__
 
 if TYPE_CHECKING:
-    from sentpool import evaluation, plotting, pooling
+    from sentpool import evaluation, plotting, pooling, training
     from sentpool.config_report import show_config
     from sentpool.encoder import EncodeInfo, SentenceEncoder
     from sentpool.errors import ModelFolderError, SentpoolWarning
@@ -30,6 +30,7 @@ __all__ = [
     "pooling",
     "set_num_threads",
     "show_config",
+    "training",
 ]
 
 # Loaded at the first use: the command line, whose modules are in this package too, can then say in one line why the
@@ -48,7 +49,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    if name in ("_core", "evaluation", "plotting", "pooling"):
+    if name in ("_core", "evaluation", "plotting", "pooling", "training"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

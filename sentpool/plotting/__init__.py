@@ -5,6 +5,13 @@ from sentpool.plotting.geometry import alignment_uniformity, geometry_figure, me
 from sentpool.plotting.probe import layer_heat_map, layer_weights, probe_figure
 from sentpool.plotting.similarity import similarity_matrix
 from sentpool.plotting.sts import sts_scatter
+from sentpool.plotting.training import (
+    training_figure,
+    training_layer_weights,
+    training_loss,
+    training_scores,
+    training_space,
+)
 
 __all__ = [
     "alignment_uniformity",
@@ -18,4 +25,9 @@ __all__ = [
     "similarity_matrix",
     "spectrum",
     "sts_scatter",
+    "training_figure",
+    "training_layer_weights",
+    "training_loss",
+    "training_scores",
+    "training_space",
 ]
