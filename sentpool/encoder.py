@@ -156,6 +156,7 @@ class SentenceEncoder:
         return {
             "model": str(self.folder.path),
             "weights_sha256": self.folder.weight_hashes(),
+            "tokenizer_sha256": self.folder.tokenizer.sha256(),
             "pooling": str(self.pooling),
             "max_seq_length": self.max_seq_length,
             "truncate_dim": self.folder.truncate_dim,

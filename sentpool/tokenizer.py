@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -116,6 +117,10 @@ class TextTokenizer:
                 f"{self.max_positions} (the encoder's positions)"
             )
         self._max_seq_length = int(value)
+
+    def sha256(self) -> str:
+        """Of what the backend is made of: vocabulary, merges, normalisation. The maximum length is no part of it."""
+        return hashlib.sha256(self.backend.to_str().encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode(self, texts: list[str]) -> TokenBatch:
         """Tokenise texts.

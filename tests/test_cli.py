@@ -19,6 +19,7 @@ import pytest
 import sentpool
 from sentpool import cli, sentence_file
 from sentpool._version import __version__
+from sentpool.commands import VERBS
 from sentpool.errors import warn
 
 EncodeInfo = namedtuple("EncodeInfo", "n_truncated n_tokens")
@@ -69,7 +70,7 @@ def test_version(capsys):
     assert run(capsys, "--version") == (0, f"sentpool {__version__}\n", "")
 
 
-@pytest.mark.parametrize("verb", ["sts", "probe", "geometry", "encode", "info"])
+@pytest.mark.parametrize("verb", list(VERBS))
 def test_help_of_each_verb_has_an_example(capsys, verb):
     status, out, _ = run(capsys, verb, "--help")
     assert status == 0

@@ -199,7 +199,7 @@ def test_representations(model):
     assert model.get_sentence_embedding_dimension() == 24
     provenance = model.provenance()
     assert set(provenance["versions"]) == {"sentpool", "python", "numpy", "tokenizers", "safetensors"}
-    assert len(provenance["weights_sha256"]["model.safetensors"]) == 64
+    assert len(provenance["weights_sha256"]["model.safetensors"]) == len(provenance["tokenizer_sha256"]) == 64
 
 
 def test_show_config_says_what_runs(capsys):

@@ -25,8 +25,12 @@ def load(options: argparse.Namespace, **chosen):
 
 def add_result_files(verb: argparse.ArgumentParser, plot: str) -> None:
     """--json and --plot; `plot` says what is drawn."""
-    verb.add_argument("--json", metavar="FILE.json", help="save the result and what reproduces it")
+    add_json(verb)
     verb.add_argument("--plot", metavar="FILE.png", help=f"save {plot} (needs matplotlib)")
+
+
+def add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", metavar="FILE.json", help="save the result and what reproduces it")
 
 
 def check_result_files(options: argparse.Namespace) -> None:

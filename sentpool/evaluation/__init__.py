@@ -1,5 +1,6 @@
 """How good are the vectors? Evaluations of our encoder, of other libraries' models and of plain functions."""
 
+from sentpool.evaluation.comparison import Comparison, compare
 from sentpool.evaluation.correlation import pearson, spearman
 from sentpool.evaluation.geometry_result import GeometryResult
 from sentpool.evaluation.layer_geometry import geometry
@@ -12,11 +13,13 @@ from sentpool.evaluation.similarity_tasks import sts
 from sentpool.evaluation.space_geometry import alignment, uniformity
 
 __all__ = [
+    "Comparison",
     "GeometryResult",
     "LayersResult",
     "ProbeResult",
     "STSResult",
     "alignment",
+    "compare",
     "geometry",
     "layers",
     "pearson",
