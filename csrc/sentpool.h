@@ -127,13 +127,43 @@ struct sp_model;
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
                       struct sp_team *team);
 
+/* Add dz[N, H], the gradient before the layer norm, to the rows of the three tables (row-major, in `gradients`) that
+ * made it, token after token; ranks split the columns. */
+void sp_embed_backward(const struct sp_model *gradients, const float *dz, int64_t ld, const struct sp_chunk *chunk,
+                       struct sp_team *team);
+
 /* y[N, out] = f(x[N, in] W^T + bias); ranks split the columns. */
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
                        const float *bias, enum sp_activation f, int64_t N, struct sp_team *team);
 
+/* Consecutive rows whose gradients are summed together: group g is rows [cuts[g], cuts[g + 1]), up to SP_KC of them. */
+struct sp_groups {
+	int64_t n;
+	const int64_t *cuts;
+};
+
+/* dx[N, in] = dy[N, out] W; transposed is W^T [in, out] in panels, whatever the engine; ranks split the columns. */
+void sp_linear_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const struct sp_matrix *transposed,
+                        int64_t N, struct sp_team *team);
+/* dweight[out, in] += dy^T x and dbias[out] += sum of dy, dbias may be NULL: group after group, in each a chain from 0;
+ * ranks split the outputs. Rows of x are read to the end of a panel. */
+void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy,
+                               const float *x, int64_t ldx, const struct sp_groups *groups, struct sp_team *team);
+/* W^T of a row-major weight [out, in] as sp_linear_backward wants it: sp_transposed_floats of them. */
+int64_t sp_transposed_floats(int64_t out, int64_t in);
+void sp_linear_transpose(const struct sp_matrix *transposed, const float *weight, struct sp_team *team);
+
 /* y = LayerNorm(a + b), b may be NULL; ranks split the rows. */
 void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
                           const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team *team);
+
+/* dz, the gradient of a + b, and normed = (a + b - mean) / deviation; dz may be dy. Ranks split the rows. */
+void sp_layernorm_backward(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy, int64_t lddy,
+                           const float *a, int64_t lda, const float *b, int64_t ldb, const float *gamma, float eps,
+                           int64_t N, int64_t H, struct sp_team *team);
+/* dgamma[H] += sum of dy * normed, dbeta[H] += sum of dy, by groups; ranks split the columns. */
+void sp_layernorm_backward_weight(float *dgamma, float *dbeta, const float *dy, int64_t lddy, const float *normed,
+                                  int64_t ldn, const struct sp_groups *groups, int64_t H, struct sp_team *team);
 
 /* Dropout, by draws that depend on these and on a value's place alone (kernels/philox.h). */
 struct sp_dropout {
@@ -158,6 +188,14 @@ int64_t sp_attention_scratch(int64_t T, int64_t d);
 void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
                           int64_t heads, int64_t d, const struct sp_dropout *dropout, int64_t layer, float *scratch,
                           struct sp_team *team);
+
+/* Floats of scratch that one rank needs for the gradient. */
+int64_t sp_attention_backward_scratch(int64_t T, int64_t d);
+/* dqkv[N, 3H] from dcontext[N, H]; the weights are computed again and dropped by the same draws. Ranks split sentences x
+ * heads. Rows of qkv and of dcontext must be followed by one panel's width of readable floats. */
+void sp_attention_backward(float *dqkv, int64_t lddqkv, const float *dcontext, int64_t ldc, const float *qkv,
+                           int64_t ld, const struct sp_chunk *chunk, int64_t heads, int64_t d,
+                           const struct sp_dropout *dropout, int64_t layer, float *scratch, struct sp_team *team);
 
 /* ---- model/model.c: a BERT encoder's weights ---------------------------------------------------------------------- */
 
@@ -258,6 +296,11 @@ struct sp_pool_request {
 	int64_t skip; /* leading tokens that pooling leaves out (an unwanted prompt) */
 };
 struct sp_sink sp_pool_tokens_sink(const struct sp_pool_request *request, int64_t H);
+/* Add to dh[N, H] what the poolings of `layer` give to its tokens; request->states are gradients here, and h the layer's
+ * states. Ranks split sentences. */
+void sp_pool_tokens_backward(float *dh, int64_t lddh, const struct sp_pool_request *request,
+                             const struct sp_chunk *chunk, int64_t layer, const float *h, int64_t ldh, int64_t H,
+                             struct sp_team *team);
 
 /* hidden[L + 1 - first_layer, N, H]: every token's state at every layer from first_layer on. */
 struct sp_hidden_request {

@@ -60,6 +60,40 @@ struct sp_sink sp_pool_tokens_sink(const struct sp_pool_request *request, int64_
 	return (struct sp_sink){.take = pool_take, .request = request, .last_layer = last, .H = H};
 }
 
+static void pool_backward(float *dh, int64_t lddh, const float *dy, enum sp_pooling pooling, const float *h,
+                          int64_t ldh, int64_t skip, int64_t T, int64_t cols)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	if (T <= 0)
+		return;
+	switch (pooling) {
+	case SP_CLS: kernels->rows_add(dh, lddh, dy, cols, 1, cols); break;
+	case SP_LAST_TOKEN: kernels->rows_add(dh + (T - 1) * lddh, lddh, dy, cols, 1, cols); break;
+	case SP_MEAN: kernels->pool_sum_backward(dh, lddh, dy, (float)T, T, cols); break;
+	case SP_MEAN_SQRT_LEN: kernels->pool_sum_backward(dh, lddh, dy, sqrtf((float)T), T, cols); break;
+	case SP_WEIGHTED_MEAN: kernels->pool_weighted_backward(dh, lddh, dy, skip + 1, T, cols); break;
+	case SP_MAX: kernels->pool_max_backward(dh, lddh, dy, h, ldh, T, cols); break;
+	}
+}
+
+void sp_pool_tokens_backward(float *dh, int64_t lddh, const struct sp_pool_request *request,
+                             const struct sp_chunk *chunk, int64_t layer, const float *h, int64_t ldh, int64_t H,
+                             struct sp_team *team)
+{
+	int64_t first, end;
+	while (sp_team_take(team, chunk->n, 1, &first, &end))
+		for (int64_t i = first; i < end; i++)
+			for (int64_t slot = 0; slot < request->n_layers; slot++) {
+				if (request->layers[slot] != layer)
+					continue;
+				int64_t start = chunk->offsets[i] + request->skip, T = chunk->offsets[i + 1] - start;
+				int64_t row = ((chunk->first + i) * request->n_layers + slot) * request->n_poolings;
+				for (int64_t p = 0; p < request->n_poolings; p++)
+					pool_backward(dh + start * lddh, lddh, request->states + (row + p) * H,
+					              request->poolings[p], h + start * ldh, ldh, request->skip, T, H);
+			}
+}
+
 static void hidden_take(const struct sp_sink *sink, struct sp_team *team, const struct sp_chunk *chunk, int64_t layer,
                         const float *h, int64_t ld)
 {

@@ -1,5 +1,7 @@
-/* linear.c: y = f(x W^T + b), by packed panels or by BLIS, with the same bits. */
+/* linear.c: y = f(x W^T + b), by packed panels or by BLIS, with the same bits; its gradients, always by panels. */
 #include "sentpool.h"
+
+#include <string.h>
 
 /* Columns computed before the activation passes over them: few enough to be still in the cache. */
 enum { ACTIVATION_COLUMNS = 128 };
@@ -43,4 +45,57 @@ void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 	int64_t nr = sp_runtime()->kernels->nr, out = weight->rows, first, end;
 	while (sp_team_take(team, (out + nr - 1) / nr, 1, &first, &end))
 		columns_forward(y, ldy, x, ldx, weight, bias, f, N, first * nr, end * nr < out ? end * nr : out);
+}
+
+/* Outputs of a weight that a rank takes at least: a multiple of every tile height. */
+enum { WEIGHT_ROWS = 84 };
+
+int64_t sp_transposed_floats(int64_t out, int64_t in)
+{
+	int64_t nr = sp_runtime()->kernels->nr;
+	return (in + nr - 1) / nr * nr * out;
+}
+
+void sp_linear_transpose(const struct sp_matrix *transposed, const float *weight, struct sp_team *team)
+{
+	int64_t nr = sp_runtime()->kernels->nr, in = transposed->rows, out = transposed->cols, first, end;
+	while (sp_team_take(team, (in + nr - 1) / nr, 1, &first, &end))
+		for (int64_t panel = first; panel < end; panel++) {
+			int64_t count = in - panel * nr < nr ? in - panel * nr : nr;
+			float *row = transposed->data + panel * nr * out;
+			for (int64_t o = 0; o < out; o++, row += nr) {
+				memcpy(row, weight + o * in + panel * nr, (size_t)count * sizeof(float));
+				memset(row + count, 0, (size_t)(nr - count) * sizeof(float));
+			}
+		}
+}
+
+void sp_linear_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const struct sp_matrix *transposed,
+                        int64_t N, struct sp_team *team)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	int64_t nr = kernels->nr, in = transposed->rows, out = transposed->cols, first, end;
+	while (sp_team_take(team, (in + nr - 1) / nr, 1, &first, &end)) {
+		struct sp_panel_b panels = {transposed->data + first * nr * out, out * nr, nr};
+		int64_t cols = end * nr < in ? (end - first) * nr : in - first * nr;
+		kernels->gemm(dx + first * nr, lddx, (struct sp_panel_a){dy, lddy, 0}, panels, NULL, N, cols, out);
+	}
+}
+
+void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy,
+                               const float *x, int64_t ldx, const struct sp_groups *groups, struct sp_team *team)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	int64_t out = dweight->rows, in = dweight->cols, first, end;
+	while (sp_team_take(team, (out + WEIGHT_ROWS - 1) / WEIGHT_ROWS, 1, &first, &end)) {
+		int64_t row = first * WEIGHT_ROWS, rows = end * WEIGHT_ROWS < out ? end * WEIGHT_ROWS - row : out - row;
+		for (int64_t g = 0; g < groups->n; g++) {
+			int64_t start = groups->cuts[g], T = groups->cuts[g + 1] - start;
+			const float *dy_group = dy + start * lddy + row;
+			kernels->gemm_add(dweight->data + row * in, in, (struct sp_panel_a){dy_group, lddy, 1},
+			                  (struct sp_panel_b){x + start * ldx, kernels->nr, ldx}, rows, in, T);
+			if (dbias)
+				kernels->columns_add(dbias + row, dy_group, lddy, NULL, 0, T, rows);
+		}
+	}
 }

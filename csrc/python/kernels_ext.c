@@ -80,6 +80,31 @@ static PyObject *kernels(PyObject *Py_UNUSED(module), PyObject *name)
 	return dict;
 }
 
+/* The address of an operation of csrc/ops or csrc/model. */
+static PyObject *op(PyObject *Py_UNUSED(module), PyObject *name)
+{
+#define OP(name)                                                                                                       \
+	{                                                                                                              \
+		#name, (void (*)(void))sp_##name                                                                       \
+	}
+	static const struct {
+		const char *name;
+		void (*function)(void);
+	} ops[] = {
+		OP(linear_backward),           OP(linear_backward_weight),
+		OP(linear_transpose),          OP(layernorm_backward),
+		OP(layernorm_backward_weight), OP(dropout_forward),
+		OP(attention_forward),         OP(attention_scratch),
+		OP(attention_backward),        OP(attention_backward_scratch),
+		OP(pool_tokens_backward),
+	};
+#undef OP
+	for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)
+		if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, ops[i].name) == 0)
+			return PyLong_FromUnsignedLongLong((uintptr_t)ops[i].function);
+	return PyErr_Format(PyExc_ValueError, "no operation named %R", name);
+}
+
 /* a @ b by sp_gemm, for float32 matrices of any strides */
 static PyObject *gemm(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -160,6 +185,7 @@ static PyObject *steps(PyObject *Py_UNUSED(module), PyObject *args)
 static PyMethodDef methods[] = {
 	{"steps", steps, METH_VARARGS, "steps(threads, steps, count, grain, late)\n--\n\nWhat a team computed."},
 	{"kernels", kernels, METH_O, "kernels(isa)\n--\n\nAddresses of the kernels of one instruction set, and nr."},
+	{"op", op, METH_O, "op(name)\n--\n\nThe address of an operation, sp_<name>."},
 	{"philox", philox, METH_VARARGS, "philox(counter, seed)\n--\n\nPhilox4x32-10 of four words and a seed."},
 	{"gemm", gemm, METH_VARARGS, "gemm(a, b)\n--\n\na @ b for float32 matrices of any strides."},
 	{NULL, NULL, 0, NULL}};
