@@ -7,6 +7,10 @@
  *     S^T = softmax down the columns of S^T / sqrt d
  *     context = S V / sums (the values are read in place)
  * Dropout sets exponentials to zero while the sums stay those of all of them: it is probabilities that are dropped.
+ *
+ * What depends on the distance between query and key (a bias, or -inf outside a window) is added along the diagonals of
+ * S^T. Of local attention only the keys are computed that a block of SP_QUERY_BLOCK queries can see: a range that does
+ * not depend on nr, for it says where the second product's sums are cut.
  */
 #include "sentpool.h"
 
@@ -17,8 +21,15 @@
 struct head {
 	const float *q, *k, *v;
 	int64_t ld, T, d;
+	const float *relative, *line; /* added by query - key: to all scores, and to those at the window's edges */
+	int64_t window;               /* 0: none */
 	struct sp_draws draws;
 	int64_t block; /* of the draws of key 0 */
+};
+
+/* Keys [first, end) of a block of queries. */
+struct keys {
+	int64_t first, end;
 };
 
 struct scratch {
@@ -33,68 +44,118 @@ int64_t sp_attention_scratch(int64_t T, int64_t d)
 	return (d + T + 1) * nr;
 }
 
-/* scores[T][nr] for queries [first, first + count); columns beyond count are zero. */
-static void scores_forward(struct scratch s, struct head head, int64_t first, int64_t count)
+/* The keys that queries of the block around `query` can see; the draws of four keys stay together. */
+static struct keys visible(const struct head *head, int64_t query)
+{
+	int64_t block = query / SP_QUERY_BLOCK * SP_QUERY_BLOCK;
+	int64_t first = (block - head->window) / 4 * 4, end = block + SP_QUERY_BLOCK + head->window;
+	if (!head->window)
+		return (struct keys){0, head->T};
+	return (struct keys){first > 0 ? first : 0, end < head->T ? end : head->T};
+}
+
+/* scores[keys][nr] for queries [first, first + count); columns beyond count are zero. */
+static void scores_forward(struct scratch s, const struct head *head, struct keys keys, int64_t first, int64_t count)
 {
 	const struct sp_runtime *runtime = sp_runtime();
-	const float *queries = head.q + first * head.ld;
-	int64_t nr = runtime->kernels->nr;
+	const float *queries = head->q + first * head->ld, *k = head->k + keys.first * head->ld;
+	int64_t nr = runtime->kernels->nr, n = keys.end - keys.first;
 	if (runtime->engine == SP_BLIS) {
-		memset(s.scores, 0, (size_t)(head.T * nr) * sizeof(float));
-		sp_blis_gemm(s.scores, nr, (struct sp_strided){head.k, head.ld, 1},
-		             (struct sp_strided){queries, 1, head.ld}, head.T, count, head.d);
+		memset(s.scores, 0, (size_t)(n * nr) * sizeof(float));
+		sp_blis_gemm(s.scores, nr, (struct sp_strided){k, head->ld, 1},
+		             (struct sp_strided){queries, 1, head->ld}, n, count, head->d);
 		return;
 	}
 	if (count < nr)
-		memset(s.queries, 0, (size_t)(head.d * nr) * sizeof(float));
-	runtime->kernels->pack(s.queries, 0, queries, head.ld, count, head.d);
-	runtime->kernels->gemm(s.scores, nr, (struct sp_panel_a){head.k, head.ld, 0},
-	                       (struct sp_panel_b){s.queries, head.d * nr, nr}, NULL, head.T, nr, head.d);
+		memset(s.queries, 0, (size_t)(head->d * nr) * sizeof(float));
+	runtime->kernels->pack(s.queries, 0, queries, head->ld, count, head->d);
+	runtime->kernels->gemm(s.scores, nr, (struct sp_panel_a){k, head->ld, 0},
+	                       (struct sp_panel_b){s.queries, head->d * nr, nr}, NULL, n, nr, head->d);
+}
+
+/* Add line[query - key] to the scores of keys [first, end). */
+static void add_line(struct scratch s, struct keys keys, const float *line, int64_t query, int64_t first, int64_t end)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	if (first < end)
+		kernels->add_diagonals(s.scores + (first - keys.first) * kernels->nr, line + query - first,
+		                       end - first);
+}
+
+/* The relative bias everywhere; the window only where some of the queries see a key and some do not. */
+static void bias_forward(struct scratch s, const struct head *head, struct keys keys, int64_t query)
+{
+	int64_t nr = sp_runtime()->kernels->nr;
+	if (head->relative)
+		add_line(s, keys, head->relative, query, keys.first, keys.end);
+	if (!head->window)
+		return;
+	int64_t seen_by_all = query + nr - 1 - head->window, still_seen = query + head->window + 1;
+	seen_by_all = seen_by_all < keys.end ? seen_by_all : keys.end;
+	still_seen = still_seen > seen_by_all ? still_seen : seen_by_all;
+	add_line(s, keys, head->line, query, keys.first, seen_by_all);
+	add_line(s, keys, head->line, query, still_seen > keys.first ? still_seen : keys.first, keys.end);
 }
 
 /* context rows [first, first + count) = weights times values */
-static void context_forward(float *context, int64_t ldc, struct scratch s, struct head head, int64_t count)
+static void context_forward(float *context, int64_t ldc, struct scratch s, const struct head *head, struct keys keys,
+                            int64_t count)
 {
 	const struct sp_runtime *runtime = sp_runtime();
-	int64_t nr = runtime->kernels->nr;
+	const float *v = head->v + keys.first * head->ld;
+	int64_t nr = runtime->kernels->nr, n = keys.end - keys.first;
 	if (runtime->engine == SP_BLIS)
-		sp_blis_gemm(context, ldc, (struct sp_strided){s.scores, 1, nr},
-		             (struct sp_strided){head.v, head.ld, 1}, count, head.d, head.T);
+		sp_blis_gemm(context, ldc, (struct sp_strided){s.scores, 1, nr}, (struct sp_strided){v, head->ld, 1},
+		             count, head->d, n);
 	else
 		runtime->kernels->gemm(context, ldc, (struct sp_panel_a){s.scores, nr, 1},
-		                       (struct sp_panel_b){head.v, nr, head.ld}, NULL, count, head.d, head.T);
-	runtime->kernels->divide_rows(context, ldc, s.sums, count, head.d);
+		                       (struct sp_panel_b){v, nr, head->ld}, NULL, count, head->d, n);
+	runtime->kernels->divide_rows(context, ldc, s.sums, count, head->d);
 }
 
-static void head_forward(float *context, int64_t ldc, struct head head, struct scratch s)
+static void head_forward(float *context, int64_t ldc, const struct head *head, struct scratch s)
 {
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	float scale = 1.0f / sqrtf((float)head.d);
-	for (int64_t first = 0; first < head.T; first += kernels->nr) {
-		int64_t count = head.T - first < kernels->nr ? head.T - first : kernels->nr;
-		scores_forward(s, head, first, count);
-		kernels->softmax_columns(s.scores, s.sums, scale, head.T);
-		if (head.draws.threshold)
-			kernels->dropout_columns(s.scores, &head.draws, first, count, head.block, head.T);
-		context_forward(context + first * ldc, ldc, s, head, count);
+	float scale = 1.0f / sqrtf((float)head->d);
+	for (int64_t first = 0; first < head->T; first += kernels->nr) {
+		int64_t count = head->T - first < kernels->nr ? head->T - first : kernels->nr;
+		struct keys keys = visible(head, first);
+		scores_forward(s, head, keys, first, count);
+		bias_forward(s, head, keys, first);
+		kernels->softmax_columns(s.scores, s.sums, scale, keys.end - keys.first);
+		if (head->draws.threshold)
+			kernels->dropout_columns(s.scores, &head->draws, first, count, head->block + keys.first / 4,
+			                         keys.end - keys.first);
+		context_forward(context + first * ldc, ldc, s, head, keys, count);
 	}
 }
 
 void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
-                          int64_t heads, int64_t d, const struct sp_dropout *dropout, int64_t layer, float *scratch,
-                          struct sp_team *team)
+                          const struct sp_layer_kind *kind, const struct sp_dropout *dropout, int64_t layer,
+                          float *scratch, struct sp_team *team)
 {
-	int64_t nr = sp_runtime()->kernels->nr, H = heads * d, first, end;
+	const struct sp_positions *positions = chunk->positions;
+	int64_t nr = sp_runtime()->kernels->nr, H = kind->hidden, heads = kind->heads, d = H / heads, first, end;
 	struct scratch s = {scratch + nr, scratch + nr + d * nr, scratch};
 	while (sp_team_take(team, chunk->n * heads, 1, &first, &end)) {
 		for (int64_t unit = first; unit < end; unit++) {
 			int64_t sentence = unit / heads, number = unit % heads;
 			int64_t row = chunk->offsets[sentence], T = chunk->offsets[sentence + 1] - row;
-			const float *q = qkv + row * ld + number * d;
-			struct sp_draws draws =
-				sp_dropout_draws(dropout, SP_SITE_ATTENTION, layer, chunk->first + sentence);
-			struct head head = {q, q + H, q + 2 * H, ld, T, d, draws, number * ((T + 3) / 4)};
-			head_forward(context + row * ldc + number * d, ldc, head, s);
+			const float *q = qkv + row * ld + number * d, *relative = positions->relative;
+			struct head head = {
+				.q = q,
+				.k = q + H,
+				.v = q + 2 * H,
+				.ld = ld,
+				.T = T,
+				.d = d,
+				.relative = relative ? relative + number * positions->ld_relative : NULL,
+				.line = positions->window,
+				.window = kind->window < T ? kind->window : 0,
+				.draws = sp_dropout_draws(dropout, SP_SITE_ATTENTION, layer, chunk->first + sentence),
+				.block = number * ((T + 3) / 4),
+			};
+			head_forward(context + row * ldc + number * d, ldc, &head, s);
 		}
 		if (sp_runtime()->engine == SP_PANEL)
 			sp_count_panel_calls(2 * (end - first));

@@ -51,7 +51,11 @@ static const struct {
               FIELD(pool_weighted_backward),
               FIELD(pool_max_backward),
               FIELD(columns_add),
-              FIELD(rows_add)};
+              FIELD(rows_add),
+              FIELD(gated_activation),
+              FIELD(add),
+              FIELD(rotate),
+              FIELD(add_diagonals)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)
