@@ -3,7 +3,7 @@
  * Sizes, everywhere:
  *   B  sentences     N  tokens of a chunk or batch, sentences one after the other (packed, no padding)
  *   T  tokens of one sentence     H  hidden     A  attention heads     d  H / A     F  feed-forward     L  layers
- *   P  token poolings
+ *   P  token poolings     E  width of the embedding tables
  * Arrays are row-major float32; ld is the number of floats from one row to the next.
  * Ownership: who allocates frees; a sp_model owns its weights, a workspace its scratch, results belong to the caller.
  * Errors: functions that can fail return enum sp_status; nothing prints, exits or aborts.
@@ -121,9 +121,16 @@ struct sp_matrix {
 	int64_t rows, cols;
 };
 
-/* y[N, H] = LayerNorm(words[id] + types[0] + positions[offset + t]) for the packed sentences of a chunk. */
 struct sp_chunk;
+struct sp_config;
+struct sp_layer_kind;
+struct sp_layer_weights;
 struct sp_model;
+
+/* The row of the position table for token t of a sentence: they are counted from position_offset on, padding tokens not. */
+int64_t sp_position_row(const struct sp_config *config, const int32_t *ids, int64_t t);
+/* y[N, E] = LayerNorm(words[id] + types[0] + positions[row]) for the packed sentences of a chunk, without the tables that
+ * the encoder has not. */
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
                       struct sp_team *team);
 
@@ -132,9 +139,12 @@ void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const 
 void sp_embed_backward(const struct sp_model *gradients, const float *dz, int64_t ld, const struct sp_chunk *chunk,
                        struct sp_team *team);
 
-/* y[N, out] = f(x[N, in] W^T + bias); ranks split the columns. */
+/* y[N, out] = x[N, in] W^T + bias; bias may be NULL; ranks split the columns. */
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, enum sp_activation f, int64_t N, struct sp_team *team);
+                       const float *bias, int64_t N, struct sp_team *team);
+/* Columns [first, end) of the same; first begins a panel. */
+void sp_linear_columns(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
+                       const float *bias, int64_t N, int64_t first, int64_t end);
 
 /* Consecutive rows whose gradients are summed together: group g is rows [cuts[g], cuts[g + 1]), up to SP_KC of them. */
 struct sp_groups {
@@ -153,7 +163,18 @@ void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, co
 int64_t sp_transposed_floats(int64_t out, int64_t in);
 void sp_linear_transpose(const struct sp_matrix *transposed, const float *weight, struct sp_team *team);
 
-/* y = LayerNorm(a + b), b may be NULL; ranks split the rows. */
+/* The wide states inside a feed-forward block, each [N, F], rows ld apart. */
+struct sp_inner {
+	float *activated; /* what the block's second product reads */
+	float *raw;       /* what the activation reads: the same memory in inference */
+	float *gate;      /* the factors of a gated block */
+	int64_t ld;
+};
+/* activated = f(raw), times gate where there is one, from x[N, H]; ranks split the columns. */
+void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx, const struct sp_layer_weights *w,
+                       enum sp_activation f, int64_t N, struct sp_team *team);
+
+/* y = LayerNorm(a + b), b and beta may be NULL; ranks split the rows. */
 void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
                           const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team *team);
 
@@ -164,6 +185,10 @@ void sp_layernorm_backward(float *dz, int64_t lddz, float *normed, int64_t ldn, 
 /* dgamma[H] += sum of dy * normed, dbeta[H] += sum of dy, by groups; ranks split the columns. */
 void sp_layernorm_backward_weight(float *dgamma, float *dbeta, const float *dy, int64_t lddy, const float *normed,
                                   int64_t ldn, const struct sp_groups *groups, int64_t H, struct sp_team *team);
+
+/* y = a + b, all [N, H]; ranks split the rows. */
+void sp_residual_forward(float *y, const float *a, const float *b, int64_t ld, int64_t N, int64_t H,
+                         struct sp_team *team);
 
 /* Dropout, by draws that depend on these and on a value's place alone (kernels/philox.h). */
 struct sp_dropout {
@@ -181,68 +206,130 @@ struct sp_draws sp_dropout_draws(const struct sp_dropout *dropout, enum sp_site 
 void sp_dropout_forward(float *y, int64_t ld, const struct sp_dropout *dropout, enum sp_site site, int64_t layer,
                         const struct sp_chunk *chunk, int64_t H, struct sp_team *team);
 
+/* table[positions][rotary]: the cosines, then the sines of each position's angles. */
+void sp_rotary_table(float *table, int64_t rotary, double base, int64_t positions);
+/* Turn queries and keys of qkv[N, 3H] by their positions, in place; ranks split the rows. */
+void sp_rotary_forward(float *qkv, int64_t ld, const float *table, const struct sp_layer_kind *kind,
+                       const struct sp_chunk *chunk, struct sp_team *team);
+
+/* Queries that share a range of keys in local attention; a multiple of every nr. */
+enum { SP_QUERY_BLOCK = 32 };
+
 /* Floats of scratch that one rank needs for sentences of up to T tokens. */
 int64_t sp_attention_scratch(int64_t T, int64_t d);
-/* context[N, H] = dropout(softmax(Q K^T / sqrt d)) V per sentence and head, from qkv[N, 3H]; ranks split sentences x
- * heads. Rows of qkv must be followed by one panel's width of readable floats. */
+/* context[N, H] = dropout(softmax(Q K^T / sqrt d)) V per sentence and head, from qkv[N, 3H], with the bias and within the
+ * window that the layer has; ranks split sentences x heads. Rows of qkv must be followed by one panel's width of readable
+ * floats. */
 void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
-                          int64_t heads, int64_t d, const struct sp_dropout *dropout, int64_t layer, float *scratch,
-                          struct sp_team *team);
+                          const struct sp_layer_kind *kind, const struct sp_dropout *dropout, int64_t layer,
+                          float *scratch, struct sp_team *team);
 
 /* Floats of scratch that one rank needs for the gradient. */
 int64_t sp_attention_backward_scratch(int64_t T, int64_t d);
 /* dqkv[N, 3H] from dcontext[N, H]; the weights are computed again and dropped by the same draws. Ranks split sentences x
  * heads. Rows of qkv and of dcontext must be followed by one panel's width of readable floats. */
 void sp_attention_backward(float *dqkv, int64_t lddqkv, const float *dcontext, int64_t ldc, const float *qkv,
-                           int64_t ld, const struct sp_chunk *chunk, int64_t heads, int64_t d,
+                           int64_t ld, const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
                            const struct sp_dropout *dropout, int64_t layer, float *scratch, struct sp_team *team);
 
-/* ---- model/model.c: a BERT encoder's weights ---------------------------------------------------------------------- */
+/* ---- model/model.c: an encoder's weights --------------------------------------------------------------------------- */
+
+/* Layer norm after each residual sum, as in BERT, or before attention and feed-forward, as in ModernBERT, where one more
+ * follows the last layer. */
+enum sp_norm_place { SP_POST_NORM, SP_PRE_NORM };
 
 /* The descriptor of a layer: all that model/layer.c knows of it besides weights. What a further family of encoders does
  * differently inside a layer becomes a field here. */
 struct sp_layer_kind {
 	int64_t hidden, heads, intermediate;
 	float norm_eps;
-	enum sp_activation activation;
+	enum sp_activation activation; /* of the feed-forward; of its first half where that is gated */
+	enum sp_norm_place norm;
+	int64_t rotary;     /* leading values of each head that turn with the position; 0: none */
+	double rotary_base; /* see ops/rotary.c */
+	int64_t window;     /* local attention: keys at most so far away; 0: all */
 };
 
-struct sp_config {
-	int64_t vocab_size, max_positions, type_vocab_size;
-	int64_t position_offset; /* the first token's row of the position table */
-	int64_t layers;
-	struct sp_layer_kind layer; /* the same for all of them */
+/* Weights that only some encoders have, besides those whose size may be 0. */
+enum sp_part {
+	SP_ALWAYS = 0,
+	SP_POSITION_TABLE = 1,
+	SP_PROJECTION = 2, /* of the embeddings, to the hidden size */
+	SP_NORM_BIAS = 4,
+	SP_ATTENTION_BIAS = 8,
+	SP_FEED_FORWARD_BIAS = 16,
+	SP_GATE = 32,
+	SP_FIRST_NORM = 64, /* the first layer's norm before attention */
+	SP_FINAL_NORM = 128
 };
+
+enum { SP_MAX_LAYERS = 1024 };
+
+struct sp_config {
+	int64_t vocab_size, max_positions, type_vocab_size; /* type_vocab_size 0: no token types */
+	int64_t position_offset;                            /* the first token's row of the position table */
+	int64_t padding_id;       /* a token that gets the row before that one and is not counted; -1: none */
+	int64_t embedding;        /* E: width of the embedding tables */
+	int64_t relative_buckets; /* of the bias by relative position that all layers share; 0: none */
+	int64_t layers;
+	int64_t groups;             /* sets of weights; consecutive layers share one */
+	unsigned parts;             /* of enum sp_part */
+	struct sp_layer_kind layer; /* of layers that attend to all keys; window 0 */
+	int64_t local_window;       /* the window of the others, and their base */
+	double local_rotary_base;
+	unsigned char is_local[SP_MAX_LAYERS];
+};
+
+/* What layer l (from 0) is. */
+struct sp_layer_kind sp_kind_of_layer(const struct sp_config *config, int64_t l);
 
 struct sp_layer_weights {
 	struct sp_matrix qkv; /* query, key, value stacked: [3H, H] */
-	struct sp_matrix attention_output, intermediate, output;
-	float *qkv_bias, *attention_output_bias, *intermediate_bias, *output_bias;
+	struct sp_matrix attention_output, intermediate, gate, output;
+	float *qkv_bias, *attention_output_bias, *intermediate_bias, *gate_bias, *output_bias;
+	/* post-norm: after attention and after the feed-forward; pre-norm: before them */
 	float *attention_norm, *attention_norm_bias, *output_norm, *output_norm_bias;
-};
+}; /* NULL: the encoder has not got it */
 
 struct sp_model {
 	struct sp_config config;
-	struct sp_matrix words, positions, types; /* row-major tables */
-	float *embedding_norm, *embedding_norm_bias;
-	struct sp_layer_weights *layer;
-	float *weights;  /* the memory of all of them */
-	int64_t *loaded; /* rows received so far, tensor by tensor (see sp_model_tensor) */
+	struct sp_matrix words, positions, types, relative_bias; /* row-major tables */
+	struct sp_matrix projection;
+	float *projection_bias, *embedding_norm, *embedding_norm_bias, *final_norm, *final_norm_bias;
+	struct sp_layer_weights *group; /* one per set of weights */
+	float *weights;                 /* the memory of all of them */
+	struct sp_slot *slots;          /* one per tensor that this encoder has */
+	int64_t n_tensors;
 };
 
 /* A tensor as a weight file names it. */
 struct sp_tensor {
 	char name[96];
 	int64_t rows, cols; /* a vector has cols = 0 */
+	int64_t loaded;     /* rows received so far */
 };
 
-enum sp_status sp_model_create(struct sp_model **model, struct sp_config config);
+enum sp_status sp_model_create(struct sp_model **model, const struct sp_config *config);
 void sp_model_free(struct sp_model *model);
-int64_t sp_model_tensor_count(const struct sp_model *model);
-/* The i-th expected tensor; rows loaded so far are model->loaded[i]. */
+/* The weights of layer l (from 0). */
+const struct sp_layer_weights *sp_model_layer(const struct sp_model *model, int64_t l);
+/* The i-th expected tensor, i < n_tensors. */
 struct sp_tensor sp_model_tensor(const struct sp_model *model, int64_t i);
 /* Take `count` rows of tensor i, in order from row 0 on: each call continues where the last one ended. */
 enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *rows, int64_t count);
+
+/* ---- model/positions.c: what attention knows of positions --------------------------------------------------------- */
+
+struct sp_positions {
+	float *memory;
+	const float *rotary[2]; /* angles in layers that attend to all keys, and in local ones; see sp_rotary_table */
+	const float *relative;  /* of head 0, by query - key; the heads' are ld_relative apart; NULL: none */
+	int64_t ld_relative;
+	const float *window; /* by query - key: 0 within the window, -inf beyond; NULL: none */
+};
+/* Tables for sentences of up to `longest` tokens; free them also after a failure. */
+enum sp_status sp_positions_create(struct sp_positions *positions, const struct sp_model *model, int64_t longest);
+void sp_positions_free(struct sp_positions *positions);
 
 /* ---- model/encoder.c: sentences in, every layer's states out ---------------------------------------------------------- */
 
@@ -252,6 +339,7 @@ struct sp_chunk {
 	const int32_t *ids;
 	int64_t *offsets;
 	int64_t n, first, token;
+	const struct sp_positions *positions;
 	float *kept;   /* the sink's floats_per_token for each token: the same memory at every layer */
 	void *scratch; /* the sink's floats_per_rank, this rank's alone; other things use it between the layers */
 };

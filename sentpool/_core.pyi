@@ -22,6 +22,23 @@ class Model:
         layer_norm_eps: float = 1e-12,
         activation: str = "gelu",
         position_offset: int = 0,
+        padding_id: int = -1,
+        embedding: int = 0,
+        groups: int = 0,
+        relative_buckets: int = 0,
+        rotary: int = 0,
+        rotary_base: float = 1e4,
+        local_rotary_base: float = 1e4,
+        local_window: int = 0,
+        local_layers: Sequence[int] = (),
+        position_table: bool = True,
+        projection: bool = False,
+        pre_norm: bool = False,
+        first_norm: bool = True,
+        norm_bias: bool = True,
+        attention_bias: bool = True,
+        feed_forward_bias: bool = True,
+        gated: bool = False,
     ) -> Model: ...
     def tensors(self) -> dict[str, tuple[int, ...]]: ...
     def load(self, name: str, first_row: int, rows: ArrayLike, /) -> None: ...

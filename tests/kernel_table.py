@@ -55,6 +55,10 @@ _SIGNATURES = {
     "sum_of_squares": (c_float, P, N),
     "dots": (None, P, P, P, N, N, N),
     "dropout": (None, P, N, ctypes.POINTER(Draws), N, N, N),
+    "gated_activation": (None, P, N, P, N, P, N, c_int, N, N),
+    "add": (None, P, N, P, N, P, N, N, N),
+    "rotate": (None, P, P, P, N, N, N),
+    "add_diagonals": (None, P, P, N),
     "dropout_columns": (None, P, ctypes.POINTER(Draws), N, N, N, N),
 }
 

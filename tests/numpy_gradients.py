@@ -83,14 +83,14 @@ def _softmax(scores):
     return weights / weights.sum(-1, keepdims=True)
 
 
-def attention(q, k, v, kept):
-    """One head: q, k, v (T, d); kept (T, T) is what the weights of a query are multiplied by, 0 if dropped."""
-    return (_softmax(q @ k.T / math.sqrt(q.shape[1])) * kept) @ v
+def attention(q, k, v, kept, bias):
+    """One head: q, k, v (T, d); bias (T, T) is added to scores, kept (T, T) is 0 for weights that are dropped."""
+    return (_softmax(q @ k.T / math.sqrt(q.shape[1]) + bias) * kept) @ v
 
 
-def attention_backward(dcontext, q, k, v, kept):
+def attention_backward(dcontext, q, k, v, kept, bias):
     scale = 1 / math.sqrt(q.shape[1])
-    weights = _softmax(q @ k.T * scale)
+    weights = _softmax(q @ k.T * scale + bias)
     dweights = dcontext @ v.T * kept
     dscores = weights * (dweights - (weights * dweights).sum(1, keepdims=True)) * scale
     return dscores @ k, dscores.T @ q, (weights * kept).T @ dcontext

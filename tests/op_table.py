@@ -27,10 +27,35 @@ class Groups(ctypes.Structure):
     _fields_ = (("n", N), ("cuts", P))
 
 
-class Chunk(ctypes.Structure):
-    """The fields that operations read, and room for those that only a model sets."""
+class Positions(ctypes.Structure):
+    _fields_ = (("memory", P), ("rotary", P * 2), ("relative", P), ("ld_relative", N), ("window", P))
 
-    _fields_ = (("ids", P), ("offsets", P), ("n", N), ("first", N), ("token", N), ("rest", P * 4))
+
+class Chunk(ctypes.Structure):
+    _fields_ = (
+        ("ids", P),
+        ("offsets", P),
+        ("n", N),
+        ("first", N),
+        ("token", N),
+        ("positions", POINTER(Positions)),
+        ("kept", P),
+        ("scratch", P),
+    )
+
+
+class LayerKind(ctypes.Structure):
+    _fields_ = (
+        ("hidden", N),
+        ("heads", N),
+        ("intermediate", N),
+        ("norm_eps", c_float),
+        ("activation", c_int),
+        ("norm", c_int),
+        ("rotary", N),
+        ("rotary_base", c_double),
+        ("window", N),
+    )
 
 
 class Dropout(ctypes.Structure):
@@ -55,9 +80,10 @@ _SIGNATURES = {
     "layernorm_backward": (None, P, N, P, N, P, N, P, N, P, N, P, c_float, N, N, _TEAM),
     "layernorm_backward_weight": (None, P, P, P, N, P, N, POINTER(Groups), N, _TEAM),
     "dropout_forward": (None, P, N, POINTER(Dropout), c_int, N, POINTER(Chunk), N, _TEAM),
-    "attention_forward": (None, P, N, P, N, POINTER(Chunk), N, N, POINTER(Dropout), N, P, _TEAM),
-    "attention_scratch": (N, N, N),
-    "attention_backward": (None, P, N, P, N, P, N, POINTER(Chunk), N, N, POINTER(Dropout), N, P, _TEAM),
+    "attention_backward": (
+        *(None, P, N, P, N, P, N),
+        *(POINTER(Chunk), POINTER(LayerKind), POINTER(Dropout), N, P, _TEAM),
+    ),
     "attention_backward_scratch": (N, N, N),
     "pool_tokens_backward": (None, P, N, POINTER(PoolRequest), POINTER(Chunk), N, P, N, N, _TEAM),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -11,7 +12,19 @@ pytest.importorskip("sentpool._kernels", reason="build with SENTPOOL_KERNELS=1")
 import numpy_dropout  # noqa: E402
 import numpy_gradients as twin  # noqa: E402
 from kernel_table import ACTIVATIONS  # noqa: E402
-from op_table import POOLINGS, Chunk, Dropout, Groups, Matrix, PoolRequest, call, ld, rows  # noqa: E402
+from op_table import (  # noqa: E402
+    POOLINGS,
+    Chunk,
+    Dropout,
+    Groups,
+    LayerKind,
+    Matrix,
+    PoolRequest,
+    Positions,
+    call,
+    ld,
+    rows,
+)
 from test_gradient_kernels import SCALAR, activation_backward  # noqa: E402
 
 # Edges of vectors, panels, tiles and blocks of 256 first, then what a generator draws.
@@ -88,7 +101,7 @@ def test_twin_of_layernorm():
 def test_twin_of_attention(p):
     rng = np.random.default_rng(2)
     kept = (rng.random((6, 6)) >= p) / (1 - p)
-    agree(twin.attention, twin.attention_backward, [random(rng, 6, 3) for _ in range(3)], kept)
+    agree(twin.attention, twin.attention_backward, [random(rng, 6, 3) for _ in range(3)], kept, random(rng, 6, 6))
 
 
 @pytest.mark.parametrize("name", POOLINGS)
@@ -147,42 +160,49 @@ def test_layernorm_backward():
         assert close(dgamma, exact[1]) and close(dbeta, exact[2]), (T, H)
 
 
-@pytest.mark.parametrize("p", [0, 0.2])
-def test_attention_backward(p):
+def attention_backward(dcontext, qkv, lengths, heads, p, window=0):
+    """dqkv by the core, of sentences that are rows 11, 12, … of step 3 in layer 2."""
+    H, (inputs, given, found) = dcontext.shape[1], map(rows, (qkv, dcontext, np.zeros_like(qkv)))
+    offsets = np.cumsum([0, *lengths])
+    line = np.full(2 * (window + 32) + 32, -np.inf, np.float32)
+    line[32 : 32 + 2 * window + 1] = 0
+    positions = Positions(window=line.ctypes.data + 4 * (window + 32))
+    chunk = Chunk(offsets=offsets.ctypes.data, n=len(lengths), first=4, positions=ctypes.pointer(positions))
+    kind = LayerKind(hidden=H, heads=heads, window=window)
+    dropout = Dropout(0, p, seed=11, step=3, first_row=7)
+    scratch = np.full(call("attention_backward_scratch", max(lengths), H // heads), np.nan, np.float32)
+    arrays = [part for array in (found, given, inputs) for part in (array, ld(array))]
+    call("attention_backward", *arrays, chunk, kind, dropout, 2, scratch)
+    return found
+
+
+def attention_backward_twin(dcontext, qkv, lengths, heads, p, window=0):
+    H, offsets = dcontext.shape[1], np.cumsum([0, *lengths])
+    exact, d = np.empty(qkv.shape), H // heads
+    for i, T in enumerate(lengths):
+        place = {"seed": 11, "step": 3, "row": 11 + i, "layer": 2, "site": numpy_dropout.ATTENTION}
+        kept = numpy_dropout.kept_probabilities(p, place, heads, T) / (1 - p)
+        distance = np.abs(np.subtract.outer(np.arange(T), np.arange(T)))
+        bias = np.where(distance <= window, 0, -np.inf) if window else np.zeros((T, T))
+        part = slice(offsets[i], offsets[i + 1])
+        for head in range(heads):
+            columns = [slice((j * heads + head) * d, (j * heads + head + 1) * d) for j in range(3)]
+            q, k, v = (qkv[part, c].astype(float) for c in columns)
+            context = dcontext[part, columns[0]].astype(float)
+            for c, gradient in zip(columns, twin.attention_backward(context, q, k, v, kept[head], bias), strict=True):
+                exact[part, c] = gradient
+    return exact
+
+
+@pytest.mark.parametrize(("p", "window"), [(0, 0), (0.2, 0), (0.2, 6), (0, 40)])
+def test_attention_backward(p, window):
     rng = np.random.default_rng(3)
     for T, other, heads, d in shapes(LENGTHS, (1, 5, 40), (1, 2, 3), (1, 8, 20, 32, 33, 64)):
-        lengths, H, N = (other, T), heads * d, other + T
-        qkv, dcontext = float32(random(rng, N, 3 * H), random(rng, N, H))
-        inputs, given, found = rows(qkv), rows(dcontext), rows(np.zeros_like(qkv))
-        offsets = np.cumsum([0, *lengths])
-        chunk = Chunk(offsets=offsets.ctypes.data, n=2, first=4)
-        dropout = Dropout(0, p, seed=11, step=3, first_row=7)
-        scratch = np.full(call("attention_backward_scratch", T + other, d), np.nan, np.float32)
-        call(
-            "attention_backward",
-            found,
-            ld(found),
-            given,
-            ld(given),
-            inputs,
-            ld(inputs),
-            chunk,
-            heads,
-            d,
-            dropout,
-            2,
-            scratch,
-        )
-        for i, length in enumerate(lengths):
-            place = {"seed": 11, "step": 3, "row": 7 + 4 + i, "layer": 2, "site": numpy_dropout.ATTENTION}
-            kept = numpy_dropout.kept_probabilities(p, place, heads, length) / (1 - p)
-            part = slice(offsets[i], offsets[i + 1])
-            for head in range(heads):
-                columns = [slice((j * heads + head) * d, (j * heads + head + 1) * d) for j in range(3)]
-                q, k, v = (qkv[part, c].astype(float) for c in columns)
-                context = dcontext[part, columns[0]].astype(float)
-                for c, exact in zip(columns, twin.attention_backward(context, q, k, v, kept[head]), strict=True):
-                    assert close(found[part, c], exact) or np.abs(exact).max() < 1e-12, (T, other, heads, d, i, head)
+        lengths, H = (other, T), heads * d
+        qkv, dcontext = float32(random(rng, other + T, 3 * H), random(rng, other + T, H))
+        found = attention_backward(dcontext, qkv, lengths, heads, p, window)
+        exact = attention_backward_twin(dcontext, qkv, lengths, heads, p, window)
+        assert all(close(*parts) for parts in zip(np.split(found, 3, 1), np.split(exact, 3, 1), strict=True)), (T, d)
 
 
 @pytest.mark.parametrize("name", POOLINGS)

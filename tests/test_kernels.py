@@ -244,6 +244,73 @@ def test_embed_and_divide_equal_their_twins(kernels, H):
     assert same(*results)
 
 
+@each_isa
+@pytest.mark.parametrize("H", WIDTHS)
+def test_what_an_encoder_has_not_is_not_added(kernels, H):
+    rng = np.random.default_rng(H)
+    word, kind, position = numbers(rng, H), numbers(rng, H), numbers(rng, H)
+    for types, positions in ((None, None), (kind, None), (None, position)):
+        y = np.full(H, np.nan, np.float32)
+        kernels.embed_row(address(y), address(word), address(types), address(positions), H)
+        assert same(y, word + sum(part for part in (types, positions) if part is not None))
+    a, gamma = numbers(rng, 3, H), numbers(rng, H)
+    y = layernorm(kernels, a, None, gamma, None)
+    assert same(y, layernorm(SCALAR, a, None, gamma, None))
+    assert np.array_equal(y, layernorm(SCALAR, a, None, gamma, np.zeros(H, np.float32)))
+
+
+def gated(kernels, name, x, gate):
+    y, (rows, cols) = np.full_like(x, np.nan), x.shape
+    strides = (address(x), cols, address(gate), cols, ACTIVATIONS.index(name), rows, cols)
+    kernels.gated_activation(address(y), cols, *strides)
+    return y
+
+
+@each_isa
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_gated_activation_is_the_activation_times_the_gate(kernels, name):
+    rng = np.random.default_rng(1)
+    for width in WIDTHS:
+        x, gate = numbers(rng, 3, width) * 3, numbers(rng, 3, width)
+        y = gated(kernels, name, x, gate)
+        assert same(y, gated(SCALAR, name, x, gate))
+        assert same(y, activate(SCALAR, name, x) * gate)
+
+
+def rotated(kernels, x, cosine, sine, d):
+    y = x.copy()
+    kernels.rotate(address(y), address(cosine), address(sine), x.size // d, d, len(sine))
+    return y
+
+
+@each_isa
+@pytest.mark.parametrize("half", WIDTHS)
+def test_rotations_and_sums_equal_their_twins(kernels, half):
+    rng = np.random.default_rng(half)
+    for d in (2 * half, 2 * half + 3):  # a head may have values that do not turn
+        x, angles = numbers(rng, 4, d), rng.uniform(0, 6, half)
+        cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+        y = rotated(kernels, x, cosine, sine, d)
+        assert same(y, rotated(SCALAR, x, cosine, sine, d))
+        turned = (x[:, :half] + 1j * x[:, half : 2 * half]) * np.exp(1j * angles)
+        np.testing.assert_allclose(y[:, :half] + 1j * y[:, half : 2 * half], turned, atol=1e-6)
+        assert same(y[:, 2 * half :].copy(), x[:, 2 * half :].copy())
+        a, b, total = numbers(rng, 4, d), numbers(rng, 4, d), np.full((4, d), np.nan, np.float32)
+        kernels.add(address(total), d, address(a), d, address(b), d, 4, d)
+        assert same(total, a + b)
+
+
+@each_isa
+@pytest.mark.parametrize("keys", [1, 2, 31, 100])
+def test_what_is_added_along_diagonals(kernels, keys):
+    rng = np.random.default_rng(keys)
+    line, scores = Guarded(numbers(rng, keys - 1 + kernels.nr)), Guarded(numbers(rng, keys, kernels.nr))
+    before = scores.array.copy()
+    kernels.add_diagonals(scores.address, line.address + 4 * (keys - 1), keys)
+    key, query = np.indices(before.shape)
+    assert same(scores.array.copy(), before + line.array[keys - 1 + query - key])
+
+
 # ---- kernels that sum ----------------------------------------------------------------------------------------------
 
 
@@ -387,8 +454,12 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H):
     kernels.add_layernorm(y.address, H, a.address, H, b.address, H, *norm)
     kernels.embed_row(y.address + 8 * H, a.address + 8 * H, b.address + 8 * H, gamma.address, H)
     kernels.divide_rows(y.address, H, a.address, 3, H)
+    kernels.add(y.address, H, a.address, H, b.address, H, 3, H)
+    turning = Guarded(numbers(rng, 3, 2 * H))
+    kernels.rotate(turning.address, gamma.address, beta.address, 3, 2 * H, H)
     for activation in range(len(ACTIVATIONS)):
         kernels.activation(y.address, H, a.address, H, activation, 3, H)
+        kernels.gated_activation(y.address, H, a.address, H, b.address, H, activation, 3, H)
     kernels.sum_of_squares(gamma.address, H)
     for out in (gamma, beta):
         kernels.pool_sum(out.address, a.address, H, 3.0, 3, H)

@@ -1,4 +1,4 @@
-/* elementwise.c: kernels in which every element stands alone: activations, division of rows, embeddings. */
+/* elementwise.c: kernels in which every element stands alone: activations, sums, rotations, division, embeddings. */
 #include "kernels/kernels.h"
 #include "kernels/vec_math.h"
 
@@ -134,6 +134,60 @@ void SP_ISA_NAME(sp_activation_backward)(float *dx, int64_t lddx, float *y, int6
 #undef MAP
 }
 
+/* As map, times the gate. */
+INLINE void map_gated(const enum sp_activation f, float *y, int64_t ldy, const float *x, int64_t ldx, const float *gate,
+                      int64_t ldg, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++, x += ldx, y += ldy, gate += ldg)
+		for (int64_t i = 0, n = cols; i < cols; i += VL, n -= VL)
+			v_store_up_to(y + i, apply(f, v_load_up_to(x + i, n)) * v_load_up_to(gate + i, n), n);
+}
+
+void SP_ISA_NAME(sp_gated_activation)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *gate,
+                                      int64_t ldg, enum sp_activation f, int64_t rows, int64_t cols)
+{
+#define MAP(name)                                                                                                      \
+	case name: map_gated(name, y, ldy, x, ldx, gate, ldg, rows, cols); break;
+	switch (f) {
+		MAP(SP_IDENTITY)
+		MAP(SP_GELU)
+		MAP(SP_GELU_TANH)
+		MAP(SP_RELU)
+		MAP(SP_SILU)
+		MAP(SP_TANH)
+		MAP(SP_SIGMOID)
+	}
+#undef MAP
+}
+
+void SP_ISA_NAME(sp_add)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
+                         int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++, y += ldy, a += lda, b += ldb)
+		for (int64_t i = 0, n = cols; i < cols; i += VL, n -= VL)
+			v_store_up_to(y + i, v_load_up_to(a + i, n) + v_load_up_to(b + i, n), n);
+}
+
+void SP_ISA_NAME(sp_rotate)(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d, int64_t half)
+{
+	for (int64_t head = 0; head < heads; head++, x += d)
+		for (int64_t i = 0, n = half; i < half; i += VL, n -= VL) {
+			float *low = x + i, *high = low + half;
+			vf a = v_load_up_to(low, n), b = v_load_up_to(high, n);
+			vf c = v_load_up_to(cosine + i, n), s = v_load_up_to(sine + i, n);
+			v_store_up_to(low, a * c - b * s, n);
+			v_store_up_to(high, b * c + a * s, n);
+		}
+}
+
+void SP_ISA_NAME(sp_add_diagonals)(float *scores, const float *line, int64_t keys)
+{
+	for (int64_t k = 0; k < keys; k++, scores += NR, line--) {
+		v_store(scores, v_load(scores) + v_load(line));
+		v_store(scores + VL, v_load(scores + VL) + v_load(line + VL));
+	}
+}
+
 void SP_ISA_NAME(sp_divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols)
 {
 	for (int64_t r = 0; r < rows; r++, y += ld) {
@@ -148,14 +202,14 @@ void SP_ISA_NAME(sp_divide_rows)(float *y, int64_t ld, const float *divisor, int
 
 void SP_ISA_NAME(sp_embed_row)(float *y, const float *word, const float *type, const float *position, int64_t H)
 {
-	int64_t i = 0;
-	for (; i + VL <= H; i += VL)
-		v_store(y + i, v_load(word + i) + v_load(type + i) + v_load(position + i));
-	if (i < H)
-		v_store_part(y + i,
-		             v_load_part(word + i, H - i) + v_load_part(type + i, H - i) +
-		                     v_load_part(position + i, H - i),
-		             H - i);
+	for (int64_t i = 0, n = H; i < H; i += VL, n -= VL) {
+		vf sum = v_load_up_to(word + i, n);
+		if (type)
+			sum = sum + v_load_up_to(type + i, n);
+		if (position)
+			sum = sum + v_load_up_to(position + i, n);
+		v_store_up_to(y + i, sum, n);
+	}
 }
 
 void SP_ISA_NAME(sp_rows_add)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)

@@ -63,6 +63,17 @@ struct sp_kernels {
 	/* dx = dy f'(x), and y = f(x) as activation computes it; dx may be dy. */
 	void (*activation_backward)(float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy, int64_t lddy,
 	                            const float *x, int64_t ldx, enum sp_activation f, int64_t rows, int64_t cols);
+	/* y[rows, cols] = f(x) * gate, all [rows, cols]; y may be x. */
+	void (*gated_activation)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *gate, int64_t ldg,
+	                         enum sp_activation f, int64_t rows, int64_t cols);
+	/* y[rows, cols] = a + b; y may be a or b. */
+	void (*add)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
+	            int64_t cols);
+	/* Turn `heads` vectors, d apart, in place: values i and i + half of each by the angle whose cosine and sine are
+	 * at [i]; i < half. */
+	void (*rotate)(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d, int64_t half);
+	/* scores [T][nr]: score (k, j) += line[j - k], so that what is added depends on the distance alone. */
+	void (*add_diagonals)(float *scores, const float *line, int64_t keys);
 	/* scores [T][nr], one query per column: each becomes exp(scale * s - max over the column); sums[nr] gets the
 	 * column's sum, one chain in ascending order of keys. */
 	void (*softmax_columns)(float *scores, float *sums, float scale, int64_t keys);
@@ -78,14 +89,15 @@ struct sp_kernels {
 	                        int64_t block, int64_t keys);
 	/* Row i of y[rows, cols] divided by divisor[i]. */
 	void (*divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);
-	/* y = gamma * (z - mean z) / sqrt(var z + eps) + beta for z = a + b, row by row; b NULL: z = a. y may be a or b. */
+	/* y = gamma * (z - mean z) / sqrt(var z + eps) + beta for z = a + b, row by row; b NULL: z = a; beta NULL: zeros.
+	 * y may be a or b. */
 	void (*add_layernorm)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
 	                      const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);
 	/* Its gradient by z, from dy; and normed = (z - mean z) / sqrt(var z + eps). dz may be dy. */
 	void (*layernorm_backward)(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy, int64_t lddy,
 	                           const float *a, int64_t lda, const float *b, int64_t ldb, const float *gamma,
 	                           float eps, int64_t rows, int64_t H);
-	/* y[H] = (word + type) + position */
+	/* y[H] = (word + type) + position; type and position may be NULL: nothing is added */
 	void (*embed_row)(float *y, const float *word, const float *type, const float *position, int64_t H);
 
 	/* Down the T rows of h, for columns [0, cols): sums in one chain per column, from row 0 on. */
@@ -130,6 +142,13 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	void sp_activation_backward_##isa(float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy,             \
 	                                  int64_t lddy, const float *x, int64_t ldx, enum sp_activation f,             \
 	                                  int64_t rows, int64_t cols);                                                 \
+	void sp_gated_activation_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, const float *gate,          \
+	                               int64_t ldg, enum sp_activation f, int64_t rows, int64_t cols);                 \
+	void sp_add_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,             \
+	                  int64_t rows, int64_t cols);                                                                 \
+	void sp_rotate_##isa(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d,               \
+	                     int64_t half);                                                                            \
+	void sp_add_diagonals_##isa(float *scores, const float *line, int64_t keys);                                   \
 	void sp_softmax_columns_##isa(float *scores, float *sums, float scale, int64_t keys);                          \
 	void sp_softmax_columns_backward_##isa(float *dscores, int64_t ld, float *scores, const float *sums,           \
 	                                       const float *dweights, float scale, int64_t keys);                      \

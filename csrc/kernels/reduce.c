@@ -82,7 +82,9 @@ void SP_ISA_NAME(sp_add_layernorm)(float *y, int64_t ldy, const float *a, int64_
 		float rstd = 1.0f / sqrtf(squared_deviations(y, mean, H) / (float)H + eps);
 		for (int64_t i = 0; i < H; i += LANES) {
 			struct lanes z = lanes_load(y + i, H - i);
-			struct lanes g = lanes_load(gamma + i, H - i), shift = lanes_load(beta + i, H - i);
+			struct lanes g = lanes_load(gamma + i, H - i), shift = {0};
+			if (beta)
+				shift = lanes_load(beta + i, H - i);
 			for (int j = 0; j < LANE_VECS; j++)
 				z.v[j] = v_fma((z.v[j] - mean) * rstd, g.v[j], shift.v[j]);
 			lanes_store(y + i, z, H - i);

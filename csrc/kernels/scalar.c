@@ -178,6 +178,39 @@ static void activation_backward(float *dx, int64_t lddx, float *y, int64_t ldy, 
 		}
 }
 
+static void gated_activation(float *y, int64_t ldy, const float *x, int64_t ldx, const float *gate, int64_t ldg,
+                             enum sp_activation f, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++)
+			y[r * ldy + i] = activate(f, x[r * ldx + i]) * gate[r * ldg + i];
+}
+
+static void add(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
+                int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++)
+			y[r * ldy + i] = a[r * lda + i] + b[r * ldb + i];
+}
+
+static void rotate(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d, int64_t half)
+{
+	for (int64_t head = 0; head < heads; head++)
+		for (int64_t i = 0; i < half; i++) {
+			float *low = x + head * d + i, *high = low + half, a = *low, b = *high;
+			*low = a * cosine[i] - b * sine[i];
+			*high = b * cosine[i] + a * sine[i];
+		}
+}
+
+static void add_diagonals(float *scores, const float *line, int64_t keys)
+{
+	for (int64_t k = 0; k < keys; k++)
+		for (int64_t j = 0; j < NR; j++)
+			scores[k * NR + j] = scores[k * NR + j] + line[j - k];
+}
+
 static void softmax_columns(float *scores, float *sums, float scale, int64_t keys)
 {
 	for (int64_t j = 0; j < NR; j++) {
@@ -264,7 +297,7 @@ static void add_layernorm(float *y, int64_t ldy, const float *a, int64_t lda, co
 			squares[i % LANES] = fmaf(z[i] - mean, z[i] - mean, squares[i % LANES]);
 		float rstd = 1.0f / sqrtf(fold(squares) / (float)H + eps);
 		for (int64_t i = 0; i < H; i++)
-			z[i] = fmaf((z[i] - mean) * rstd, gamma[i], beta[i]);
+			z[i] = fmaf((z[i] - mean) * rstd, gamma[i], beta ? beta[i] : 0.0f);
 	}
 }
 
@@ -297,8 +330,10 @@ static void layernorm_backward(float *dz, int64_t lddz, float *normed, int64_t l
 
 static void embed_row(float *y, const float *word, const float *type, const float *position, int64_t H)
 {
-	for (int64_t i = 0; i < H; i++)
-		y[i] = word[i] + type[i] + position[i];
+	for (int64_t i = 0; i < H; i++) {
+		y[i] = type ? word[i] + type[i] : word[i];
+		y[i] = position ? y[i] + position[i] : y[i];
+	}
 }
 
 static void pool_sum(float *y, const float *h, int64_t ld, float divisor, int64_t T, int64_t cols)
@@ -408,6 +443,10 @@ const struct sp_kernels sp_kernels_scalar = {
 	.pack = pack,
 	.activation = activation,
 	.activation_backward = activation_backward,
+	.gated_activation = gated_activation,
+	.add = add,
+	.rotate = rotate,
+	.add_diagonals = add_diagonals,
 	.softmax_columns = softmax_columns,
 	.softmax_columns_backward = softmax_columns_backward,
 	.dropout = dropout,

@@ -74,6 +74,20 @@ INLINE void v_store_part(float *p, vf v, int64_t n)
 	memcpy(p, &v, (size_t)n * sizeof(float));
 }
 
+/* Up to VL of the n > 0 floats at p. */
+INLINE vf v_load_up_to(const float *p, int64_t n)
+{
+	return n >= VL ? v_load(p) : v_load_part(p, n);
+}
+
+INLINE void v_store_up_to(float *p, vf v, int64_t n)
+{
+	if (n >= VL)
+		v_store(p, v);
+	else
+		v_store_part(p, v, n);
+}
+
 /* Every lane x. Subtracting zero is exact, keeps -0 and folds to a broadcast. */
 INLINE vf v_set(float x)
 {

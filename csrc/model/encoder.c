@@ -19,7 +19,9 @@ enum {
 struct workspace {
 	int64_t *offsets;
 	float *memory;
-	float *h;    /* [N, H] the state between layers */
+	float *h;        /* [N, H] the state between layers */
+	float *embedded; /* [N, E] before the projection to H; h where there is none */
+	int64_t ld_embedded;
 	float *kept; /* [N, floats_per_token] the sink's */
 	struct sp_layer_acts acts;
 };
@@ -32,6 +34,7 @@ struct run {
 	int64_t most;                /* tokens of the largest chunk */
 	int64_t threads;
 	int together;
+	struct sp_positions positions;
 	_Atomic int64_t next; /* the first sentence nobody has taken */
 	_Atomic int stopped;
 };
@@ -63,31 +66,42 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	int64_t N = run->most;
 	*w = (struct workspace){0};
 	w->offsets = sp_bytes((size_t)(max_chunk_sentences(run) + 1) * sizeof *w->offsets);
-	w->acts.ld_qkv = row_stride(3 * config->layer.hidden);
-	w->acts.ld_hidden = row_stride(config->layer.hidden);
-	w->acts.ld_inner = row_stride(config->layer.intermediate);
+	struct sp_layer_acts *acts = &w->acts;
+	int64_t ld = acts->ld_hidden = row_stride(config->layer.hidden);
+	int64_t ld_qkv = acts->ld_qkv = row_stride(3 * config->layer.hidden);
+	int64_t ld_inner = acts->inner.ld = row_stride(config->layer.intermediate);
+	int64_t ld_embedded = w->ld_embedded = row_stride(config->embedding);
 	int64_t per_token = run->job->sink.floats_per_token, per_rank = row_stride(run->job->sink.floats_per_rank);
 	int64_t scratch = sp_attention_scratch(run->longest, config->layer.hidden / config->layer.heads);
 	scratch = scratch > per_rank ? scratch : per_rank;
-	/* Two pairs share memory: of each, the first is read no more when the second is written. */
-	int64_t widest = w->acts.ld_qkv > w->acts.ld_inner ? w->acts.ld_qkv : w->acts.ld_inner;
-	int64_t buffers = N * (widest + 4 * w->acts.ld_hidden + per_token) + slack();
+	/* What shares memory is read no more when the other is written. */
+	int64_t widest = ld_qkv > ld_inner ? ld_qkv : ld_inner;
+	widest = widest > ld_embedded ? widest : ld_embedded;
+	int64_t gate = config->parts & SP_GATE ? ld_inner : 0;
+	int64_t buffers = N * (widest + gate + 4 * ld + per_token) + slack();
 	w->memory = sp_floats(scratch + (shared ? 0 : buffers));
 	if (!w->offsets || !w->memory)
 		return SP_NO_MEMORY;
 
 	float *p = w->memory + scratch;
 	if (shared) {
-		w->acts = shared->acts;
+		*acts = shared->acts;
 		w->h = shared->h;
+		w->embedded = shared->embedded;
 		w->kept = shared->kept;
 	} else {
-		w->acts.qkv = w->acts.inner = p, p += N * widest + slack();
-		w->acts.context = w->acts.expanded = p, p += N * w->acts.ld_hidden;
-		w->acts.attended = p, p += N * w->acts.ld_hidden;
-		w->acts.middle = p, p += N * w->acts.ld_hidden;
-		w->h = p, p += N * w->acts.ld_hidden;
+		acts->qkv = acts->inner.raw = acts->inner.activated = p;
+		w->embedded = p, p += N * widest + slack();
+		acts->inner.gate = p, p += N * gate;
+		acts->context = acts->expanded = p, p += N * ld;
+		acts->attended = acts->middle_normed = p, p += N * ld;
+		acts->middle = acts->normed = p, p += N * ld;
+		w->h = p, p += N * ld;
 		w->kept = p;
+	}
+	if (!(config->parts & SP_PROJECTION)) {
+		w->embedded = w->h;
+		w->ld_embedded = ld;
 	}
 	w->acts.scratch = w->memory;
 	return SP_OK;
@@ -113,7 +127,8 @@ static struct sp_chunk make_chunk(const struct run *run, const struct workspace 
 	int64_t token = job->offsets[first];
 	for (int64_t i = first; i <= end; i++)
 		w->offsets[i - first] = job->offsets[i] - token;
-	return (struct sp_chunk){job->ids + token, w->offsets, end - first, first, token, w->kept, w->acts.scratch};
+	return (struct sp_chunk){job->ids + token, w->offsets, end - first,    first, token,
+	                         &run->positions,  w->kept,    w->acts.scratch};
 }
 
 /* Only the calling thread polls. Ranks of a team may leave at different layers: nobody waits for those that left. */
@@ -129,16 +144,25 @@ static void encode_chunk(struct run *run, const struct workspace *w, const struc
 {
 	const struct sp_encode_job *job = run->job;
 	const struct sp_model *model = job->model;
-	int64_t ld = w->acts.ld_hidden;
+	const struct sp_config *config = &model->config;
+	int64_t ld = w->acts.ld_hidden, N = chunk->offsets[chunk->n];
 
-	sp_embed_forward(w->h, ld, model, chunk, team);
-	sp_dropout_forward(w->h, ld, job->dropout, SP_SITE_EMBEDDING, 0, chunk, model->config.layer.hidden, team);
+	sp_embed_forward(w->embedded, w->ld_embedded, model, chunk, team);
+	sp_dropout_forward(w->embedded, w->ld_embedded, job->dropout, SP_SITE_EMBEDDING, 0, chunk, config->embedding,
+	                   team);
+	if (model->projection.data)
+		sp_linear_forward(w->h, ld, w->embedded, w->ld_embedded, &model->projection, model->projection_bias, N,
+		                  team);
 	job->sink.take(&job->sink, team, chunk, 0, w->h, ld);
 	for (int64_t l = 0; l < job->sink.last_layer; l++) {
 		if (stop(run, is_caller))
 			return;
-		sp_layer_forward(w->h, &w->acts, w->h, &model->layer[l], &model->config.layer, job->dropout, l + 1,
-		                 chunk, team);
+		struct sp_layer_kind kind = sp_kind_of_layer(config, l);
+		sp_layer_forward(w->h, &w->acts, w->h, sp_model_layer(model, l), &kind, job->dropout, l + 1, chunk,
+		                 team);
+		if (l + 1 == config->layers && model->final_norm)
+			sp_layernorm_forward(w->h, ld, w->h, ld, NULL, 0, model->final_norm, model->final_norm_bias,
+			                     kind.norm_eps, N, config->layer.hidden, team);
 		job->sink.take(&job->sink, team, chunk, l + 1, w->h, ld);
 	}
 }
@@ -202,7 +226,7 @@ enum sp_status sp_encode(const struct sp_encode_job *job)
 	if (blis && sp_gemm_enter(threads) != SP_OK)
 		return SP_NO_MEMORY;
 
-	enum sp_status status = SP_OK;
+	enum sp_status status = sp_positions_create(&run.positions, job->model, run.longest);
 	run.workspace = sp_bytes((size_t)threads * sizeof *run.workspace);
 	if (!run.workspace)
 		status = SP_NO_MEMORY;
@@ -219,6 +243,7 @@ enum sp_status sp_encode(const struct sp_encode_job *job)
 		sp_free(run.workspace[ready].offsets);
 	}
 	sp_free(run.workspace);
+	sp_positions_free(&run.positions);
 	if (blis)
 		sp_gemm_leave(threads);
 	return status;

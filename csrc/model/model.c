@@ -8,29 +8,35 @@
 #include <stdio.h>
 #include <string.h>
 
-enum kind { TABLE, VECTOR, LAYER_WEIGHT, LAYER_BIAS };
+enum form { TABLE, PANELS, VECTOR }; /* row-major, packed for the panel engine, no matrix */
 
 /* A row of tensors.def. `field` is the offset in sp_model or sp_layer_weights; sizes are letters of the legend. */
 struct entry {
 	const char *name;
-	enum kind kind;
+	enum form form;
+	int of_layer;
 	size_t field;
 	int block;
 	char rows, cols;
+	enum sp_part part;
 };
 
 static const struct entry table[] = {
 #define LETTER(size) (#size)[0]
-#define EMBEDDING(field, name, rows, cols)                                                                             \
-	{name, TABLE, offsetof(struct sp_model, field), 0, LETTER(rows), LETTER(cols)},
-#define NORM(field, name) {name, VECTOR, offsetof(struct sp_model, field), 0, 'H', 0},
-#define LAYER_MATRIX(field, block, name, rows, cols)                                                                   \
-	{name, LAYER_WEIGHT, offsetof(struct sp_layer_weights, field), block, LETTER(rows), LETTER(cols)},
-#define LAYER_VECTOR(field, block, name, length)                                                                       \
-	{name, LAYER_BIAS, offsetof(struct sp_layer_weights, field), block, LETTER(length), 0},
+#define MODEL_TABLE(field, name, rows, cols, part)                                                                     \
+	{name, TABLE, 0, offsetof(struct sp_model, field), 0, LETTER(rows), LETTER(cols), part},
+#define MODEL_MATRIX(field, name, rows, cols, part)                                                                    \
+	{name, PANELS, 0, offsetof(struct sp_model, field), 0, LETTER(rows), LETTER(cols), part},
+#define MODEL_VECTOR(field, name, length, part)                                                                        \
+	{name, VECTOR, 0, offsetof(struct sp_model, field), 0, LETTER(length), 0, part},
+#define LAYER_MATRIX(field, block, name, rows, cols, part)                                                             \
+	{name, PANELS, 1, offsetof(struct sp_layer_weights, field), block, LETTER(rows), LETTER(cols), part},
+#define LAYER_VECTOR(field, block, name, length, part)                                                                 \
+	{name, VECTOR, 1, offsetof(struct sp_layer_weights, field), block, LETTER(length), 0, part},
 #include "model/tensors.def"
-#undef EMBEDDING
-#undef NORM
+#undef MODEL_TABLE
+#undef MODEL_MATRIX
+#undef MODEL_VECTOR
 #undef LAYER_MATRIX
 #undef LAYER_VECTOR
 };
@@ -40,26 +46,11 @@ enum {
 	ALIGNED_FLOATS = 16 /* every field starts at a cache line */
 };
 
-static int is_layer_entry(const struct entry *entry)
-{
-	return entry->kind == LAYER_WEIGHT || entry->kind == LAYER_BIAS;
-}
-
-static int64_t first_layer_entry(void)
-{
-	int64_t n = 0;
-	while (!is_layer_entry(&table[n]))
-		n++;
-	return n;
-}
-
-/* Tensor i of the model: first those of the model itself, then layer after layer. */
-static const struct entry *find(int64_t i, int64_t *layer)
-{
-	int64_t shared = first_layer_entry(), per_layer = ENTRIES - shared;
-	*layer = i < shared ? -1 : (i - shared) / per_layer;
-	return i < shared ? &table[i] : &table[shared + (i - shared) % per_layer];
-}
+/* A tensor of this encoder: its row of the table, its set of layer weights, its rows received so far. */
+struct sp_slot {
+	const struct entry *entry;
+	int64_t group, loaded;
+};
 
 static int64_t size_of(char letter, const struct sp_config *config)
 {
@@ -67,34 +58,63 @@ static int64_t size_of(char letter, const struct sp_config *config)
 	case 'V': return config->vocab_size;
 	case 'S': return config->max_positions;
 	case 'Y': return config->type_vocab_size;
+	case 'R': return config->relative_buckets;
+	case 'A': return config->layer.heads;
+	case 'E': return config->embedding;
 	case 'H': return config->layer.hidden;
 	case 'F': return config->layer.intermediate;
 	}
 	return 0;
 }
 
-static void *field_of(const struct sp_model *model, const struct entry *entry, int64_t layer)
+/* Whether this encoder has the tensor, in this set of layer weights. */
+static int is_there(const struct entry *entry, const struct sp_config *config, int64_t group)
 {
-	const char *base = layer < 0 ? (const char *)model : (const char *)&model->layer[layer];
-	return (void *)(uintptr_t)(base + entry->field);
+	unsigned parts = config->parts | (group > 0 ? SP_FIRST_NORM : 0);
+	return (entry->part & parts) == entry->part && size_of(entry->rows, config) > 0;
 }
 
-int64_t sp_model_tensor_count(const struct sp_model *model)
+static void add_slots(struct sp_model *model, int of_layer, int64_t group)
 {
-	int64_t shared = first_layer_entry();
-	return shared + model->config.layers * (ENTRIES - shared);
+	for (int e = 0; e < ENTRIES; e++)
+		if (table[e].of_layer == of_layer && is_there(&table[e], &model->config, group))
+			model->slots[model->n_tensors++] = (struct sp_slot){&table[e], group, 0};
+}
+
+static void *field_of(const struct sp_model *model, const struct sp_slot *slot)
+{
+	const char *base = slot->entry->of_layer ? (const char *)&model->group[slot->group] : (const char *)model;
+	return (void *)(uintptr_t)(base + slot->entry->field);
+}
+
+struct sp_layer_kind sp_kind_of_layer(const struct sp_config *config, int64_t l)
+{
+	struct sp_layer_kind kind = config->layer;
+	if (config->is_local[l]) {
+		kind.window = config->local_window;
+		kind.rotary_base = config->local_rotary_base;
+	}
+	return kind;
+}
+
+/* As transformers finds the group of a layer of ALBERT. */
+const struct sp_layer_weights *sp_model_layer(const struct sp_model *model, int64_t l)
+{
+	const struct sp_config *config = &model->config;
+	return &model->group[(int64_t)((double)l / ((double)config->layers / (double)config->groups))];
 }
 
 struct sp_tensor sp_model_tensor(const struct sp_model *model, int64_t i)
 {
-	int64_t layer;
-	const struct entry *entry = find(i, &layer);
+	const struct sp_slot *slot = &model->slots[i];
+	const struct entry *entry = slot->entry;
 	struct sp_tensor tensor = {.rows = size_of(entry->rows, &model->config),
-	                           .cols = entry->cols ? size_of(entry->cols, &model->config) : 0};
-	if (layer < 0)
-		snprintf(tensor.name, sizeof tensor.name, "%s", entry->name);
+	                           .cols = entry->cols ? size_of(entry->cols, &model->config) : 0,
+	                           .loaded = slot->loaded};
+	if (entry->of_layer)
+		snprintf(tensor.name, sizeof tensor.name, "encoder.layer.%lld.%s", (long long)slot->group, entry->name);
 	else
-		snprintf(tensor.name, sizeof tensor.name, "encoder.layer.%lld.%s", (long long)layer, entry->name);
+		snprintf(tensor.name, sizeof tensor.name, "%s", entry->name);
 	return tensor;
 }
 
@@ -103,7 +123,7 @@ static int blocks_in(const struct entry *entry)
 {
 	int blocks = 0;
 	for (int i = 0; i < ENTRIES; i++)
-		if (table[i].kind == entry->kind && table[i].field == entry->field)
+		if (table[i].of_layer == entry->of_layer && table[i].field == entry->field)
 			blocks++;
 	return blocks;
 }
@@ -112,7 +132,7 @@ static int blocks_in(const struct entry *entry)
 static int64_t stored_rows(const struct entry *entry, const struct sp_config *config)
 {
 	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, config);
-	return entry->kind == LAYER_WEIGHT ? (rows + nr - 1) / nr * nr : rows;
+	return entry->form == PANELS ? (rows + nr - 1) / nr * nr : rows;
 }
 
 static int64_t stored_floats(const struct entry *entry, const struct sp_config *config)
@@ -122,10 +142,11 @@ static int64_t stored_floats(const struct entry *entry, const struct sp_config *
 }
 
 /* Let a field be at `memory`. Whole panels are written while loading; the unfilled columns of the last need zeros. */
-static void place_field(struct sp_model *model, const struct entry *entry, int64_t layer, float *memory)
+static void place_field(struct sp_model *model, const struct sp_slot *slot, float *memory)
 {
-	void *field = field_of(model, entry, layer);
-	if (!entry->cols) {
+	const struct entry *entry = slot->entry;
+	void *field = field_of(model, slot);
+	if (entry->form == VECTOR) {
 		*(float **)field = memory;
 		return;
 	}
@@ -140,37 +161,38 @@ static void place_field(struct sp_model *model, const struct entry *entry, int64
 /* One block of memory for all weights, in the order in which they are used. */
 static int allocate_weights(struct sp_model *model)
 {
-	int64_t tensors = sp_model_tensor_count(model), layer, floats = 0;
-	for (int64_t i = 0; i < tensors; i++) {
-		const struct entry *entry = find(i, &layer);
-		floats += entry->block ? 0 : stored_floats(entry, &model->config);
-	}
+	int64_t floats = 0;
+	for (int64_t i = 0; i < model->n_tensors; i++)
+		floats += model->slots[i].entry->block ? 0 : stored_floats(model->slots[i].entry, &model->config);
 	model->weights = sp_floats(floats);
 	float *memory = model->weights;
-	for (int64_t i = 0; memory && i < tensors; i++) {
-		const struct entry *entry = find(i, &layer);
-		if (entry->block)
+	for (int64_t i = 0; memory && i < model->n_tensors; i++) {
+		const struct sp_slot *slot = &model->slots[i];
+		if (slot->entry->block)
 			continue;
-		place_field(model, entry, layer, memory);
-		memory += stored_floats(entry, &model->config);
+		place_field(model, slot, memory);
+		memory += stored_floats(slot->entry, &model->config);
 	}
 	return model->weights != NULL;
 }
 
-enum sp_status sp_model_create(struct sp_model **out, struct sp_config config)
+enum sp_status sp_model_create(struct sp_model **out, const struct sp_config *config)
 {
 	struct sp_model *model = sp_bytes(sizeof *model);
 	*out = model;
 	if (!model)
 		return SP_NO_MEMORY;
-	*model = (struct sp_model){.config = config};
-	size_t layer_bytes = (size_t)config.layers * sizeof *model->layer;
-	size_t loaded_bytes = (size_t)sp_model_tensor_count(model) * sizeof *model->loaded;
-	model->layer = sp_bytes(layer_bytes);
-	model->loaded = sp_bytes(loaded_bytes);
-	if (model->layer && model->loaded && allocate_weights(model)) {
-		memset(model->loaded, 0, loaded_bytes);
-		return SP_OK;
+	*model = (struct sp_model){.config = *config};
+	size_t group_bytes = (size_t)config->groups * sizeof *model->group;
+	model->group = sp_bytes(group_bytes);
+	model->slots = sp_bytes((size_t)(config->groups + 1) * ENTRIES * sizeof *model->slots);
+	if (model->group && model->slots) {
+		memset(model->group, 0, group_bytes);
+		add_slots(model, 0, 0);
+		for (int64_t group = 0; group < config->groups; group++)
+			add_slots(model, 1, group);
+		if (allocate_weights(model))
+			return SP_OK;
 	}
 	sp_model_free(model);
 	*out = NULL;
@@ -182,8 +204,8 @@ void sp_model_free(struct sp_model *model)
 	if (!model)
 		return;
 	sp_free(model->weights);
-	sp_free(model->layer);
-	sp_free(model->loaded);
+	sp_free(model->group);
+	sp_free(model->slots);
 	sp_free(model);
 }
 
@@ -203,20 +225,20 @@ static void pack_rows(struct sp_matrix *matrix, int64_t first, const float *rows
 
 enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *rows, int64_t count)
 {
-	int64_t layer;
-	const struct entry *entry = find(i, &layer);
+	struct sp_slot *slot = &model->slots[i];
+	const struct entry *entry = slot->entry;
 	int64_t height = size_of(entry->rows, &model->config);
-	if (count < 0 || count > height - model->loaded[i])
+	if (count < 0 || count > height - slot->loaded)
 		return SP_INVALID;
-	int64_t first = entry->block * height + model->loaded[i];
-	void *field = field_of(model, entry, layer);
+	int64_t first = entry->block * height + slot->loaded;
+	void *field = field_of(model, slot);
 	struct sp_matrix *matrix = field;
-	if (!entry->cols)
+	if (entry->form == VECTOR)
 		memcpy(*(float **)field + first, rows, (size_t)count * sizeof(float));
-	else if (entry->kind == LAYER_WEIGHT && sp_runtime()->engine == SP_PANEL)
+	else if (entry->form == PANELS && sp_runtime()->engine == SP_PANEL)
 		pack_rows(matrix, first, rows, count);
 	else
 		memcpy(matrix->data + first * matrix->cols, rows, (size_t)(count * matrix->cols) * sizeof(float));
-	model->loaded[i] += count;
+	slot->loaded += count;
 	return SP_OK;
 }

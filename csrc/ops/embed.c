@@ -1,23 +1,38 @@
-/* embed.c: token ids to the first hidden state: word + token type + position, then layer norm. */
+/* embed.c: token ids to states: word + token type + position, as far as the encoder has them, then layer norm. */
 #include "sentpool.h"
+
+int64_t sp_position_row(const struct sp_config *config, const int32_t *ids, int64_t t)
+{
+	int64_t row = config->position_offset + t;
+	if (config->padding_id < 0)
+		return row;
+	if (ids[t] == config->padding_id)
+		return config->position_offset - 1;
+	for (int64_t i = 0; i < t; i++)
+		row -= ids[i] == config->padding_id;
+	return row;
+}
 
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
                       struct sp_team *team)
 {
 	const struct sp_config *config = &model->config;
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	int64_t H = config->layer.hidden, first, end;
+	int64_t E = config->embedding, first, end;
 	while (sp_team_take(team, chunk->offsets[chunk->n], SP_ROW_GRAIN, &first, &end)) {
 		for (int64_t row = first, sentence = 0; row < end; row++) {
 			while (row >= chunk->offsets[sentence + 1])
 				sentence++;
-			int64_t position = row - chunk->offsets[sentence] + config->position_offset;
-			kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * H, model->types.data,
-			                   model->positions.data + position * H, H);
+			int64_t start = chunk->offsets[sentence];
+			const float *position = model->positions.data;
+			if (position)
+				position += sp_position_row(config, chunk->ids + start, row - start) * E;
+			kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * E, model->types.data,
+			                   position, E);
 		}
 		float *mine = y + first * ld;
 		kernels->add_layernorm(mine, ld, mine, ld, NULL, 0, model->embedding_norm, model->embedding_norm_bias,
-		                       config->layer.norm_eps, end - first, H);
+		                       config->layer.norm_eps, end - first, E);
 	}
 }
 
@@ -27,15 +42,21 @@ void sp_embed_backward(const struct sp_model *gradients, const float *dz, int64_
 	enum { GRAIN = 64 }; /* columns */
 	const struct sp_config *config = &gradients->config;
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	int64_t H = config->layer.hidden, first, end;
-	while (sp_team_take(team, H, GRAIN, &first, &end))
+	int64_t E = config->embedding, first, end;
+	while (sp_team_take(team, E, GRAIN, &first, &end))
 		for (int64_t row = 0, sentence = 0; row < chunk->offsets[chunk->n]; row++) {
 			while (row >= chunk->offsets[sentence + 1])
 				sentence++;
-			int64_t position = row - chunk->offsets[sentence] + config->position_offset;
-			float *rows[] = {gradients->words.data + chunk->ids[row] * H, gradients->types.data,
-			                 gradients->positions.data + position * H};
-			for (int i = 0; i < 3; i++)
-				kernels->rows_add(rows[i] + first, H, dz + row * ld + first, ld, 1, end - first);
+			int64_t start = chunk->offsets[sentence], cols = end - first;
+			const float *mine = dz + row * ld + first;
+			float *word = gradients->words.data + chunk->ids[row] * E + first;
+			float *type = gradients->types.data, *position = gradients->positions.data;
+			kernels->rows_add(word, E, mine, ld, 1, cols);
+			if (type)
+				kernels->rows_add(type + first, E, mine, ld, 1, cols);
+			if (position) {
+				position += sp_position_row(config, chunk->ids + start, row - start) * E;
+				kernels->rows_add(position + first, E, mine, ld, 1, cols);
+			}
 		}
 }

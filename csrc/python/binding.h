@@ -49,6 +49,13 @@ void sp_poll_start(struct sp_poll *poll);
 void sp_poll_end(struct sp_poll *poll);
 int sp_poll_signals(void *poll);
 
+/* ---- model_config.c ------------------------------------------------------------------------------------------------ */
+
+/* Whether least <= value <= most; if not, an exception that names the argument. */
+int sp_check_size(const char *name, int64_t value, int64_t least, int64_t most);
+/* The configuration that the keyword arguments of Model describe; 0 and an exception where it cannot be. */
+int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config *config);
+
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 
 extern PyType_Spec sp_model_spec;

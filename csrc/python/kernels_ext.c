@@ -51,7 +51,11 @@ static const struct {
               FIELD(pool_weighted_backward),
               FIELD(pool_max_backward),
               FIELD(columns_add),
-              FIELD(rows_add)};
+              FIELD(rows_add),
+              FIELD(gated_activation),
+              FIELD(add),
+              FIELD(rotate),
+              FIELD(add_diagonals)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)
@@ -91,12 +95,9 @@ static PyObject *op(PyObject *Py_UNUSED(module), PyObject *name)
 		const char *name;
 		void (*function)(void);
 	} ops[] = {
-		OP(linear_backward),           OP(linear_backward_weight),
-		OP(linear_transpose),          OP(layernorm_backward),
-		OP(layernorm_backward_weight), OP(dropout_forward),
-		OP(attention_forward),         OP(attention_scratch),
-		OP(attention_backward),        OP(attention_backward_scratch),
-		OP(pool_tokens_backward),
+		OP(linear_backward),    OP(linear_backward_weight),     OP(linear_transpose),
+		OP(layernorm_backward), OP(layernorm_backward_weight),  OP(dropout_forward),
+		OP(attention_backward), OP(attention_backward_scratch), OP(pool_tokens_backward),
 	};
 #undef OP
 	for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)

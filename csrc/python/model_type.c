@@ -14,85 +14,17 @@ typedef struct {
 	int finished;
 } ModelObject;
 
-enum { MAX_LAYERS = 1024 }; /* as sentpool/config.py allows */
-
 /* ---- creation ------------------------------------------------------------------------------------------------------ */
-
-static int activation_from_name(const char *name, enum sp_activation *activation)
-{
-	static const struct {
-		const char *name;
-		enum sp_activation value;
-	} names[] = {{"gelu", SP_GELU}, {"gelu_tanh", SP_GELU_TANH}, {"relu", SP_RELU}, {"silu", SP_SILU}};
-	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-		if (strcmp(name, names[i].name) == 0) {
-			*activation = names[i].value;
-			return 1;
-		}
-	PyErr_Format(PyExc_ValueError, "activation is '%s'; it must be gelu, gelu_tanh, relu or silu", name);
-	return 0;
-}
-
-static int check_size(const char *name, int64_t value, int64_t least, int64_t most)
-{
-	if (value >= least && value <= most)
-		return 1;
-	PyErr_Format(PyExc_ValueError, "%s is %lld; it must be from %lld to %lld", name, (long long)value,
-	             (long long)least, (long long)most);
-	return 0;
-}
-
-static int check_config(const struct sp_config *c)
-{
-	const int64_t wide = 1 << 20, tall = 1 << 26;
-	if (!check_size("vocab_size", c->vocab_size, 1, tall) ||
-	    !check_size("max_positions", c->max_positions, 1, tall) ||
-	    !check_size("type_vocab_size", c->type_vocab_size, 1, tall) ||
-	    !check_size("hidden", c->layer.hidden, 1, wide) || !check_size("layers", c->layers, 1, MAX_LAYERS) ||
-	    !check_size("heads", c->layer.heads, 1, c->layer.hidden) ||
-	    !check_size("intermediate", c->layer.intermediate, 1, wide) ||
-	    !check_size("position_offset", c->position_offset, 0, c->max_positions - 1))
-		return 0;
-	if (c->layer.hidden % c->layer.heads != 0) {
-		PyErr_Format(PyExc_ValueError, "hidden is %lld; it must be a multiple of heads (%lld)",
-		             (long long)c->layer.hidden, (long long)c->layer.heads);
-		return 0;
-	}
-	if (!isfinite(c->layer.norm_eps) || c->layer.norm_eps < 0) {
-		PyErr_SetString(PyExc_ValueError, "layer_norm_eps must be a finite number, 0 or more");
-		return 0;
-	}
-	return 1;
-}
 
 static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"vocab_size", "max_positions", "type_vocab_size", "hidden",     "layers",
-	                        "heads",      "intermediate",  "layer_norm_eps",  "activation", "position_offset",
-	                        NULL};
-	/* what is left out stays 0 and is refused below, by name */
-	long long vocab_size = 0, max_positions = 0, type_vocab_size = 0, hidden = 0, layers = 0, heads = 0;
-	long long intermediate = 0, position_offset = 0;
-	double eps = 1e-12;
-	const char *activation = "gelu";
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsL:Model", names, &vocab_size, &max_positions,
-	                                 &type_vocab_size, &hidden, &layers, &heads, &intermediate, &eps, &activation,
-	                                 &position_offset))
-		return NULL;
-	struct sp_config config = {
-		.vocab_size = vocab_size,
-		.max_positions = max_positions,
-		.type_vocab_size = type_vocab_size,
-		.position_offset = position_offset,
-		.layers = layers,
-		.layer = {.hidden = hidden, .heads = heads, .intermediate = intermediate, .norm_eps = (float)eps},
-	};
-	if (!check_config(&config) || !activation_from_name(activation, &config.layer.activation))
+	struct sp_config config;
+	if (!sp_config_from_arguments(args, kwargs, &config))
 		return NULL;
 	ModelObject *self = (ModelObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
 	if (!self)
 		return NULL;
-	enum sp_status status = sp_model_create(&self->model, config);
+	enum sp_status status = sp_model_create(&self->model, &config);
 	if (status != SP_OK) {
 		Py_DECREF(self);
 		return sp_raise(status);
@@ -113,7 +45,7 @@ static void model_dealloc(ModelObject *self)
 static PyObject *model_tensors(ModelObject *self, PyObject *Py_UNUSED(ignored))
 {
 	PyObject *tensors = PyDict_New();
-	for (int64_t i = 0; tensors && i < sp_model_tensor_count(self->model); i++) {
+	for (int64_t i = 0; tensors && i < self->model->n_tensors; i++) {
 		struct sp_tensor t = sp_model_tensor(self->model, i);
 		PyObject *shape = t.cols ? Py_BuildValue("(LL)", (long long)t.rows, (long long)t.cols)
 		                         : Py_BuildValue("(L)", (long long)t.rows);
@@ -126,7 +58,7 @@ static PyObject *model_tensors(ModelObject *self, PyObject *Py_UNUSED(ignored))
 
 static int64_t find_tensor(const struct sp_model *model, const char *name, struct sp_tensor *tensor)
 {
-	for (int64_t i = 0; i < sp_model_tensor_count(model); i++) {
+	for (int64_t i = 0; i < model->n_tensors; i++) {
 		*tensor = sp_model_tensor(model, i);
 		if (strcmp(tensor->name, name) == 0)
 			return i;
@@ -165,7 +97,7 @@ static PyObject *model_load(ModelObject *self, PyObject *args)
 	if (!rows)
 		return NULL;
 	int64_t count = PyArray_DIM(rows, 0), cols = tensor.cols ? PyArray_DIM(rows, 1) : 1;
-	int64_t loaded = self->model->loaded[index];
+	int64_t loaded = tensor.loaded;
 	PyObject *result = NULL;
 	if (tensor.cols && cols != tensor.cols)
 		PyErr_Format(PyExc_ValueError, "tensor '%s' has rows of %lld values, not %lld", name,
@@ -183,11 +115,11 @@ static PyObject *model_load(ModelObject *self, PyObject *args)
 
 static PyObject *model_finish(ModelObject *self, PyObject *Py_UNUSED(ignored))
 {
-	for (int64_t i = 0; i < sp_model_tensor_count(self->model); i++) {
+	for (int64_t i = 0; i < self->model->n_tensors; i++) {
 		struct sp_tensor tensor = sp_model_tensor(self->model, i);
-		if (self->model->loaded[i] != tensor.rows) {
+		if (tensor.loaded != tensor.rows) {
 			PyErr_Format(PyExc_ValueError, "tensor '%s' is not loaded: %lld of %lld rows", tensor.name,
-			             (long long)self->model->loaded[i], (long long)tensor.rows);
+			             (long long)tensor.loaded, (long long)tensor.rows);
 			return NULL;
 		}
 	}
@@ -247,7 +179,7 @@ static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offset
 		                "the model has no weights yet: load every tensor, then call finish()");
 		return 0;
 	}
-	if (!check_size("batch_size", batch_size, 1, INT32_MAX) || !check_size("threads", threads, 1, INT32_MAX))
+	if (!sp_check_size("batch_size", batch_size, 1, INT32_MAX) || !sp_check_size("threads", threads, 1, INT32_MAX))
 		return 0;
 	*ids = sp_array_in(ids_in, NPY_INT32, 1, "ids");
 	*offsets = *ids ? sp_array_in(offsets_in, NPY_INT64, 1, "offsets") : NULL;
@@ -289,8 +221,8 @@ static int dropout_from_object(PyObject *object, struct sp_encode_job *job, stru
 		             object);
 		return 0;
 	}
-	if (!check_size("step of dropout", step, 0, UINT32_MAX) ||
-	    !check_size("first_row of dropout", first_row, 0, (1LL << 32) - job->B))
+	if (!sp_check_size("step of dropout", step, 0, UINT32_MAX) ||
+	    !sp_check_size("first_row of dropout", first_row, 0, (1LL << 32) - job->B))
 		return 0;
 	dropout->step = (uint32_t)step;
 	dropout->first_row = first_row;
@@ -350,7 +282,7 @@ static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject 
 	struct sp_dropout dropout;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOO|$LLLO:layer_states", names, &ids_in, &offsets_in,
 	                                 &layers_in, &tokens_in, &batch_size, &skip, &threads, &dropout_in) ||
-	    !check_size("skip", skip, 0, INT32_MAX) ||
+	    !sp_check_size("skip", skip, 0, INT32_MAX) ||
 	    !job_from_arrays(self, ids_in, offsets_in, batch_size, threads, &job, &ids, &offsets))
 		return NULL;
 
@@ -400,7 +332,7 @@ static PyObject *model_hidden_states(ModelObject *self, PyObject *args, PyObject
 	struct sp_dropout dropout;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|$LLO:hidden_states", names, &ids_in, &offsets_in,
 	                                 &first_layer, &threads, &dropout_in) ||
-	    !check_size("first_layer", first_layer, 0, self->model->config.layers) ||
+	    !sp_check_size("first_layer", first_layer, 0, self->model->config.layers) ||
 	    !job_from_arrays(self, ids_in, offsets_in, INT32_MAX, threads, &job, &ids, &offsets))
 		return NULL;
 	const struct sp_config *config = &self->model->config;
@@ -431,8 +363,8 @@ static PyObject *model_sbert_wk(ModelObject *self, PyObject *args, PyObject *kwa
 	struct sp_encode_job job;
 	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOLL|$LLL:sbert_wk", names, &ids_in, &offsets_in, &layer_start,
 	                                 &window, &batch_size, &skip, &threads) ||
-	    !check_size("layer_start", layer_start, 0, config->layers) || !check_size("window", window, 1, INT32_MAX) ||
-	    !check_size("skip", skip, 0, INT32_MAX) ||
+	    !sp_check_size("layer_start", layer_start, 0, config->layers) ||
+	    !sp_check_size("window", window, 1, INT32_MAX) || !sp_check_size("skip", skip, 0, INT32_MAX) ||
 	    !job_from_arrays(self, ids_in, offsets_in, batch_size, threads, &job, &ids, &offsets))
 		return NULL;
 	npy_intp shape[] = {job.B, config->layer.hidden};
@@ -455,27 +387,27 @@ static PyObject *model_sbert_wk(ModelObject *self, PyObject *args, PyObject *kwa
 
 static PyMethodDef model_methods[] = {
 	{"tensors", (PyCFunction)model_tensors, METH_NOARGS,
-         "tensors($self)\n--\n\nName and shape of every tensor that must be loaded, as a dict."},
+	 "tensors($self)\n--\n\nName and shape of every tensor that must be loaded, as a dict."},
 	{"load", (PyCFunction)model_load, METH_VARARGS,
-         "load($self, name, first_row, rows)\n--\n\nTake the next rows of a tensor, float32 (r, cols) or (r,) for a "
-         "vector, in order from row 0 on.\n\nRaises ValueError for an unknown name, a wrong shape, NaN or Inf."},
+	 "load($self, name, first_row, rows)\n--\n\nTake the next rows of a tensor, float32 (r, cols) or (r,) for a "
+	 "vector, in order from row 0 on.\n\nRaises ValueError for an unknown name, a wrong shape, NaN or Inf."},
 	{"finish", (PyCFunction)model_finish, METH_NOARGS,
-         "finish($self)\n--\n\nCheck that every tensor is loaded; from now on the model runs and cannot change."},
+	 "finish($self)\n--\n\nCheck that every tensor is loaded; from now on the model runs and cannot change."},
 	{"layer_states", (PyCFunction)(void (*)(void))model_layer_states, METH_VARARGS | METH_KEYWORDS,
-         "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1, dropout=None)\n--\n\n"
-         "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},
+	 "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1, dropout=None)\n--\n\n"
+	 "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},
 	{"hidden_states", (PyCFunction)(void (*)(void))model_hidden_states, METH_VARARGS | METH_KEYWORDS,
-         "hidden_states($self, ids, offsets, *, first_layer=0, threads=1, dropout=None)\n--\n\n"
-         "Every token's state at every layer from first_layer on: float32 (L + 1 - first_layer, N, H)."},
+	 "hidden_states($self, ids, offsets, *, first_layer=0, threads=1, dropout=None)\n--\n\n"
+	 "Every token's state at every layer from first_layer on: float32 (L + 1 - first_layer, N, H)."},
 	{"sbert_wk", (PyCFunction)(void (*)(void))model_sbert_wk, METH_VARARGS | METH_KEYWORDS,
-         "sbert_wk($self, ids, offsets, layer_start, window, *, batch_size=32, skip=0, threads=1)\n--\n\n"
-         "SBERT-WK vectors over layers layer_start to L, window layers on each side: float32 (n, H)."},
+	 "sbert_wk($self, ids, offsets, layer_start, window, *, batch_size=32, skip=0, threads=1)\n--\n\n"
+	 "SBERT-WK vectors over layers layer_start to L, window layers on each side: float32 (n, H)."},
 	{NULL, NULL, 0, NULL}};
 
 static PyType_Slot model_slots[] = {{Py_tp_new, model_new},
                                     {Py_tp_dealloc, model_dealloc},
                                     {Py_tp_methods, model_methods},
-                                    {Py_tp_doc, "A BERT encoder's weights, and the way to run sentences through them."},
+                                    {Py_tp_doc, "An encoder's weights, and the way to run sentences through them."},
                                     {0, NULL}};
 
 PyType_Spec sp_model_spec = {.name = "sentpool._core.Model",
