@@ -56,7 +56,8 @@ core = set(glob("csrc/**/*.c", recursive=True)) - {"csrc/python/kernels_ext.c"}
 per_set = set(glob("csrc/kernels/*.c")) - {"csrc/kernels/dispatch.c", "csrc/kernels/scalar.c"}
 extensions = [Extension("sentpool._core", sorted(core))]
 if is_on("SENTPOOL_KERNELS"):
-    of_core_alone = {f"csrc/python/{name}.c" for name in ("module", "model_type", "functions", "poolings")}
+    bindings = ("module", "model_type", "functions", "poolings", "training_functions")
+    of_core_alone = {f"csrc/python/{name}.c" for name in bindings}
     of_kernels = core - of_core_alone | {"csrc/python/kernels_ext.c"}
     extensions.append(Extension("sentpool._kernels", sorted(of_kernels)))
 

@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 # No v_fma in their sources, so nothing fused in their code; the others multiply and add as well as fuse.
-WITHOUT_FMA = ("divide_rows", "embed_row", "pool_sum", "pool_max", "panel_pack", "dropout", "dropout_columns")
+WITHOUT_FMA = ("divide_rows", "embed_row", "pool_sum", "pool_max", "panel_pack", "dropout", "dropout_columns", "adamw")
 # What a compiler makes of a * b - c and c - a * b when it contracts; v_fma never needs them.
 CONTRACTED = re.compile(r"\bvfn?m(sub|addsub|subadd)|\bvfnmadd")
 

@@ -52,6 +52,6 @@ int sp_poll_signals(void *poll);
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 
 extern PyType_Spec sp_model_spec;
-extern PyMethodDef sp_functions[], sp_pooling_functions[];
+extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_training_functions[];
 
 #endif
