@@ -56,9 +56,8 @@ core = set(glob("csrc/**/*.c", recursive=True)) - {"csrc/python/kernels_ext.c"}
 per_set = set(glob("csrc/kernels/*.c")) - {"csrc/kernels/dispatch.c", "csrc/kernels/scalar.c"}
 extensions = [Extension("sentpool._core", sorted(core))]
 if is_on("SENTPOOL_KERNELS"):
-    of_core_alone = {
-        f"csrc/python/{name}.c" for name in ("module", "model_type", "model_config", "functions", "poolings")
-    }
+    shared = {f"csrc/python/{name}.c" for name in ("arrays", "errors", "poll")}
+    of_core_alone = set(glob("csrc/python/*.c")) - shared
     of_kernels = core - of_core_alone | {"csrc/python/kernels_ext.c"}
     extensions.append(Extension("sentpool._kernels", sorted(of_kernels)))
 

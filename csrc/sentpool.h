@@ -448,4 +448,61 @@ void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t
 enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const float *b, int64_t m, int64_t d,
                                     enum sp_metric metric, int threads, int (*poll)(void *), void *poll_arg);
 
+/* ---- base/math64.c: float64 functions with the same bits on every machine --------------------------------------------- */
+
+double sp_exp64(double x);
+double sp_log64(double x); /* NaN below 0 */
+
+/* ---- base/normal.c -------------------------------------------------------------------------------------------------- */
+
+/* n < 2^30 numbers of N(0, deviation^2); `stream` tells tensors of one seed apart. */
+void sp_fresh_normal(float *out, int64_t n, double deviation, uint64_t seed, uint32_t stream);
+
+/* ---- model/infonce.c, model/cosent.c: losses of embeddings, and their gradients ---------------------------------------- */
+
+/* u[d] = z / |z|, and back: dz from du, which may be dz. Zeros where |z| is 0. */
+void sp_unit_row_forward(float *u, double *norm, const float *z, int64_t d);
+void sp_unit_row_backward(float *dz, const float *du, const float *u, double norm, int64_t d);
+
+/* Embeddings z[roles, n, d] of 2 or 3 roles; the formula is in infonce.c. poll as in sp_encode. */
+struct sp_infonce {
+	const float *z;
+	int64_t roles, n, d;
+	double scale, log_alpha; /* 1 / temperature; added to the own hard negative's logit */
+	int symmetric;
+	int (*poll)(void *);
+	void *poll_arg;
+};
+/* *value = the loss, dz[roles, n, d] its gradient; the same bits for any number of threads. */
+enum sp_status sp_infonce(double *value, float *dz, const struct sp_infonce *loss, int threads);
+
+/* Embeddings z[2, n, d] of pairs with scores[n]; the formula is in cosent.c. */
+struct sp_cosent {
+	const float *z;
+	const double *scores;
+	int64_t n, d;
+	double scale;
+	int (*poll)(void *);
+	void *poll_arg;
+};
+enum sp_status sp_cosent(double *value, float *dz, const struct sp_cosent *loss, int threads);
+
+/* ---- model/adamw.c: the optimiser --------------------------------------------------------------------------------------- */
+
+/* Parameters [start, end) that are trained, with their moments from `moment` on. */
+struct sp_block {
+	int64_t start, end, moment, decayed;
+};
+/* The sum of the squares of all gradients in the blocks. */
+enum sp_status sp_gradient_squares(double *sum, const float *gradients, const struct sp_block *blocks, int64_t count,
+                                   int threads);
+struct sp_adamw_job {
+	float *masters, *first, *second;
+	const float *gradients;
+	const struct sp_block *blocks;
+	int64_t count;
+	struct sp_adamw step; /* its decay is that of blocks that decay */
+};
+void sp_adamw_update(const struct sp_adamw_job *job, int threads);
+
 #endif

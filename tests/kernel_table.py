@@ -28,6 +28,13 @@ class Draws(ctypes.Structure):
     )
 
 
+class AdamW(ctypes.Structure):
+    _fields_ = tuple(
+        (name, c_float)
+        for name in ("clip", "first_rate", "second_decay", "second_rate", "second_root", "step", "decay", "eps")
+    )
+
+
 class PanelB(ctypes.Structure):
     _fields_ = (("data", P), ("panel_stride", N), ("row_stride", N))
 
@@ -60,6 +67,7 @@ _SIGNATURES = {
     "rotate": (None, P, P, P, N, N, N),
     "add_diagonals": (None, P, P, N),
     "dropout_columns": (None, P, ctypes.POINTER(Draws), N, N, N, N),
+    "adamw": (None, P, P, P, P, ctypes.POINTER(AdamW), N),
 }
 
 
@@ -127,4 +135,4 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     )
 
 
-__all__ = ["ACTIVATIONS", "Draws", "Guarded", "Kernels", "PanelA", "PanelB", "address", "isas", "same"]
+__all__ = ["ACTIVATIONS", "AdamW", "Draws", "Guarded", "Kernels", "PanelA", "PanelB", "address", "isas", "same"]

@@ -27,6 +27,7 @@ WITHOUT_FMA = (
     "add",
     "rotate",
     "add_diagonals",
+    "adamw",
 )
 # What a compiler makes of a * b - c and c - a * b when it contracts; v_fma never needs them.
 CONTRACTED = re.compile(r"\bvfn?m(sub|addsub|subadd)|\bvfnmadd")

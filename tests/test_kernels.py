@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sentpool._kernels", reason="build with SENTPOOL_KERNELS=1")
-from kernel_table import ACTIVATIONS, Guarded, Kernels, PanelA, PanelB, address, isas, same  # noqa: E402
+from kernel_table import ACTIVATIONS, AdamW, Guarded, Kernels, PanelA, PanelB, address, isas, same  # noqa: E402
 
 pytestmark = pytest.mark.kernels
 
@@ -425,6 +425,29 @@ def test_dots_equal_their_twin(kernels, H):
             results.append(out)
         np.testing.assert_array_equal(*results)
         np.testing.assert_allclose(results[0], y[:, :H].astype(float) @ x.astype(float), rtol=1e-12, atol=1e-13)
+
+
+CONSTANTS = AdamW(0.3, 0.1, 0.999, 0.001, 0.0316, 0.02, 0.99, 1e-8)
+
+
+def adamw(kernels, arrays):
+    """A step on copies of parameters, moments and gradients, guarded."""
+    guarded = [Guarded(array) for array in arrays]
+    kernels.adamw(*(array.address for array in guarded), CONSTANTS, len(arrays[0]))
+    return [array.array.copy() for array in guarded]
+
+
+@each_isa
+@pytest.mark.parametrize("n", WIDTHS)
+def test_adamw_equals_its_twin(kernels, n):
+    rng = np.random.default_rng(n)
+    arrays = [numbers(rng, n), numbers(rng, n), numbers(rng, n) ** 2, numbers(rng, n)]
+    arrays[1][0] = arrays[2][0] = arrays[3][0] = 0  # what no token has touched yet
+    for vector, twin in zip(adamw(kernels, arrays), adamw(SCALAR, arrays), strict=True):
+        assert same(vector, twin)
+    arrays[3][n // 2] = np.nan
+    for vector, twin in zip(adamw(kernels, arrays), adamw(SCALAR, arrays), strict=True):
+        assert same(vector, twin)
 
 
 # ---- no kernel reads or writes beyond its operands -----------------------------------------------------------------

@@ -27,12 +27,14 @@ struct sp_panel_b {
 
 enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID };
 
-/* Where in the network values are dropped; part of the counter of their draws (philox.h), hence of the bits. */
+/* What a draw is for: where in the network values are dropped, or something else that is random; part of the counter of their draws (philox.h), hence of the bits. */
 enum sp_site {
 	SP_SITE_EMBEDDING = 0,        /* the embedding output */
 	SP_SITE_ATTENTION = 1,        /* attention probabilities */
 	SP_SITE_ATTENTION_OUTPUT = 2, /* after its projection, before the residual */
-	SP_SITE_FEED_FORWARD = 3      /* after its second projection, before the residual */
+	SP_SITE_FEED_FORWARD = 3,     /* after its second projection, before the residual */
+	SP_SITE_MASKED = 7,           /* which tokens are masked for language modelling, and by what */
+	SP_SITE_PARAMETERS = 8        /* parameters that no file holds */
 };
 
 /* What decides on the values of one sentence at one place: its draws, and what becomes of a value by them. */
@@ -42,6 +44,16 @@ struct sp_draws {
 	enum sp_site site;
 	uint32_t threshold; /* a draw below it drops; 0 drops nothing and has scale 1 */
 	float scale;        /* of what is kept */
+};
+
+/* One step of AdamW; the step's constants, rounded once from float64. */
+struct sp_adamw {
+	float clip;                                  /* what gradients are multiplied by first */
+	float first_rate, second_decay, second_rate; /* 1 - beta1, beta2, 1 - beta2 */
+	float second_root;                           /* sqrt(1 - beta2^t) */
+	float step;                                  /* learning rate / (1 - beta1^t) */
+	float decay;                                 /* 1 - learning rate * weight decay; 1 where nothing decays */
+	float eps;
 };
 
 struct sp_kernels {
@@ -122,6 +134,10 @@ struct sp_kernels {
 	float (*sum_of_squares)(const float *x, int64_t H);
 	/* out[j] = x . y_j for `rows` rows of y, in float64 with 8 virtual lanes; every product is exact */
 	void (*dots)(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
+
+	/* m += (g - m) first_rate, v = v second_decay + g^2 second_rate, p = p decay - step m / (sqrt(v) / second_root +
+	 * eps), for n parameters p with moments m and v and gradients g, which are multiplied by clip first. */
+	void (*adamw)(float *p, float *m, float *v, const float *g, const struct sp_adamw *constants, int64_t n);
 };
 
 extern const struct sp_kernels sp_kernels_scalar, sp_kernels_generic;
@@ -177,7 +193,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                          int64_t cols);                                                                       \
 	void sp_rows_add_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);        \
 	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
-	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
+	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);         \
+	void sp_adamw_##isa(float *p, float *m, float *v, const float *g, const struct sp_adamw *constants, int64_t n);
 SP_DECLARE_KERNELS(generic)
 SP_DECLARE_KERNELS(avx2)
 SP_DECLARE_KERNELS(avx512)

@@ -435,6 +435,16 @@ static void dots(double *out, const float *x, const float *y, int64_t ldy, int64
 	}
 }
 
+static void adamw(float *p, float *m, float *v, const float *gradient, const struct sp_adamw *a, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++) {
+		float g = gradient[i] * a->clip;
+		m[i] = m[i] + (g - m[i]) * a->first_rate;
+		v[i] = v[i] * a->second_decay + g * g * a->second_rate;
+		p[i] = p[i] * a->decay - m[i] / (sqrtf(v[i]) / a->second_root + a->eps) * a->step;
+	}
+}
+
 const struct sp_kernels sp_kernels_scalar = {
 	.isa = "scalar",
 	.nr = NR,
@@ -465,4 +475,5 @@ const struct sp_kernels sp_kernels_scalar = {
 	.rows_add = rows_add,
 	.sum_of_squares = sum_of_squares,
 	.dots = dots,
+	.adamw = adamw,
 };

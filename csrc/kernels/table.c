@@ -40,4 +40,5 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.rows_add = SP_ISA_NAME(sp_rows_add),
 	.sum_of_squares = SP_ISA_NAME(sp_sum_of_squares),
 	.dots = SP_ISA_NAME(sp_dots),
+	.adamw = SP_ISA_NAME(sp_adamw),
 };

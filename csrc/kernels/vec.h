@@ -108,6 +108,19 @@ INLINE vf v_fma(vf a, vf b, vf c)
 #endif
 }
 
+INLINE vf v_sqrt(vf x)
+{
+#if defined(SP_ISA_AVX512)
+	return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(SP_ISA_AVX2)
+	return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+	for (int i = 0; i < VL; i++)
+		x[i] = sqrtf(x[i]);
+	return x;
+#endif
+}
+
 INLINE vf v_select(vi mask, vf yes, vf no)
 {
 	return (vf)((mask & (vi)yes) | (~mask & (vi)no));

@@ -59,6 +59,6 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 
 extern PyType_Spec sp_model_spec;
-extern PyMethodDef sp_functions[], sp_pooling_functions[];
+extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_training_functions[];
 
 #endif

@@ -55,7 +55,8 @@ static const struct {
               FIELD(gated_activation),
               FIELD(add),
               FIELD(rotate),
-              FIELD(add_diagonals)};
+              FIELD(add_diagonals),
+              FIELD(adamw)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)
@@ -143,6 +144,15 @@ static PyObject *philox(PyObject *Py_UNUSED(module), PyObject *args)
 	return Py_BuildValue("(IIII)", words[0], words[1], words[2], words[3]);
 }
 
+/* exp and log of float64 as the core has them, value by value */
+static PyObject *math64(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	double x;
+	if (!PyArg_ParseTuple(args, "d:math64", &x))
+		return NULL;
+	return Py_BuildValue("(dd)", sp_exp64(x), sp_log64(x));
+}
+
 struct steps {
 	int32_t *computed; /* [steps][count]: how often each output was computed */
 	int64_t steps, count, grain;
@@ -188,6 +198,7 @@ static PyMethodDef methods[] = {
 	{"kernels", kernels, METH_O, "kernels(isa)\n--\n\nAddresses of the kernels of one instruction set, and nr."},
 	{"op", op, METH_O, "op(name)\n--\n\nThe address of an operation, sp_<name>."},
 	{"philox", philox, METH_VARARGS, "philox(counter, seed)\n--\n\nPhilox4x32-10 of four words and a seed."},
+	{"math64", math64, METH_VARARGS, "math64(x)\n--\n\nexp(x) and log(x) in float64."},
 	{"gemm", gemm, METH_VARARGS, "gemm(a, b)\n--\n\na @ b for float32 matrices of any strides."},
 	{NULL, NULL, 0, NULL}};
 

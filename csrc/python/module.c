@@ -34,7 +34,8 @@ static int module_exec(PyObject *module)
 	PyObject *type = PyType_FromSpec(&sp_model_spec);
 	int status = type ? PyModule_AddObjectRef(module, "Model", type) : -1;
 	Py_XDECREF(type);
-	return status == 0 ? PyModule_AddFunctions(module, sp_pooling_functions) : status;
+	status = status == 0 ? PyModule_AddFunctions(module, sp_pooling_functions) : status;
+	return status == 0 ? PyModule_AddFunctions(module, sp_training_functions) : status;
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};
