@@ -39,6 +39,8 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.columns_add = SP_ISA_NAME(sp_columns_add),
 	.rows_add = SP_ISA_NAME(sp_rows_add),
 	.sum_of_squares = SP_ISA_NAME(sp_sum_of_squares),
+	.squares = SP_ISA_NAME(sp_squares),
 	.dots = SP_ISA_NAME(sp_dots),
 	.adamw = SP_ISA_NAME(sp_adamw),
+	.screen = SP_ISA_NAME(sp_screen),
 };
