@@ -397,7 +397,7 @@ struct sp_hidden_request {
 };
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H);
 
-/* ---- model/pool_layers.c: one vector per layer becomes one vector ------------------------------------------------------ */
+/* ---- model/pool_layers.c, model/layer_attention.c: one vector per layer becomes one vector ---------------------------- */
 
 /* One vector per sentence and layer: state (i, l) begins at data[i * ld_sentence + l * ld_layer]. */
 struct sp_layer_rows {
@@ -408,19 +408,44 @@ struct sp_layer_rows {
 /* y[n, H] = sum over l < count of weights[l] * state (i, index[l]), divided by divisor. */
 void sp_mix_layers_forward(float *y, struct sp_layer_rows states, const int64_t *index, const float *weights,
                            int64_t count, float divisor, int64_t n, int64_t H);
+/* Of the first `count` layers: d_states, laid out as `d_layout` says, is stored; the weights' gradient with a fixed
+ * divisor is added to d_weights[count], row after row. dy has rows ld apart. */
+void sp_mix_layers_backward(float *d_states, struct sp_layer_rows d_layout, double *d_weights, const float *dy,
+                            int64_t ld, struct sp_layer_rows states, const float *weights, int64_t count, float divisor,
+                            int64_t n, int64_t H);
 
-/* Layer-wise attention (Oh et al. 2022, equations in pool_layers.c). The weights are [H, H], rows are outputs. */
+/* Where RReLU's slopes are drawn; sentence i of a call is row first_row + i, below 2^32. */
+struct sp_rrelu {
+	uint64_t seed;
+	uint32_t step;
+	int64_t first_row;
+};
+
+/* Layer-wise attention (Oh et al. 2022, equations in layer_attention.c). The weights are [H, H], rows are outputs. */
 struct sp_layer_attention {
 	const float *query, *key, *value;
-	float slope; /* of RReLU below zero; 11/48 at inference */
+	float slope;                  /* of RReLU below zero where none is drawn; 11/48 at inference */
+	const struct sp_rrelu *drawn; /* training's slopes; NULL: `slope` */
 	int64_t H;
 };
 
-/* u[n, H], and weights[n, layers], the mean attention that each layer gets. u may be NULL. sources and targets have
- * `layers` states each. */
-enum sp_status sp_layer_attention_forward(float *u, float *weights, const struct sp_layer_attention *attention,
-                                          struct sp_layer_rows sources, struct sp_layer_rows targets, int64_t n,
-                                          int64_t layers, int threads);
+/* Sources and targets of n sentences, `layers` rows of H values each for every sentence, all rows ld apart. */
+struct sp_attention_states {
+	const float *sources, *targets;
+	int64_t ld_sources, ld_targets, n, layers;
+};
+
+/* u[n, H]; weights[n, layers], the mean attention that each layer gets; and projections[3, n, layers, H], which the
+ * backward pass takes. u and projections may be NULL. */
+enum sp_status sp_layer_attention_forward(float *u, float *weights, float *projections,
+                                          const struct sp_layer_attention *attention, struct sp_attention_states states,
+                                          int threads);
+/* All gradients are stored: d_states[n, layers, 2, H], of a layer's source, then of its target; d_query and so on
+ * [H, H]. */
+enum sp_status sp_layer_attention_backward(float *d_states, float *d_query, float *d_key, float *d_value,
+                                           const float *du, const float *projections,
+                                           const struct sp_layer_attention *attention,
+                                           struct sp_attention_states states, int threads);
 
 /* ---- model/sbert_wk.c: a sink that looks at all layers of a token at once ---------------------------------------- */
 
@@ -437,8 +462,14 @@ struct sp_sink sp_sbert_wk_sink(const struct sp_sbert_wk_request *request, int64
 /* y[n, out] = f(x[n, in] W[out, in]^T + bias[out]); bias may be NULL. */
 enum sp_status sp_dense_forward(float *y, struct sp_strided x, struct sp_strided weight, const float *bias,
                                 enum sp_activation f, int64_t n, int64_t out, int64_t in);
+/* dx[n, in], dweight[out, in] and dbias[out] are stored. */
+enum sp_status sp_dense_backward(float *dx, float *dweight, float *dbias, const float *dy, struct sp_strided x,
+                                 struct sp_strided weight, const float *bias, enum sp_activation f, int64_t n,
+                                 int64_t out, int64_t in);
 /* y[n, d] = x / max(||x||, 1e-12), row by row. */
 void sp_normalize_forward(float *y, const float *x, int64_t n, int64_t d);
+/* dx[n, d] is stored. */
+void sp_normalize_backward(float *dx, const float *dy, const float *x, int64_t n, int64_t d);
 
 enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN };
 /* Similarities in float64, summed in one fixed order; distances are negated. The cosine of equal vectors is exactly 1,

@@ -77,8 +77,15 @@ class Model:
     ) -> NDArray[np.float32]: ...
 
 def dense(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /) -> NDArray[np.float32]: ...
+def dense_backward(
+    d_embeddings: ArrayLike, x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 def normalize(x: ArrayLike, /) -> NDArray[np.float32]: ...
+def normalize_backward(d_embeddings: ArrayLike, x: ArrayLike, /) -> NDArray[np.float32]: ...
 def mix_layers(states: ArrayLike, layers: ArrayLike, weights: ArrayLike, divisor: float, /) -> NDArray[np.float32]: ...
+def mix_layers_backward(
+    d_embeddings: ArrayLike, states: ArrayLike, weights: ArrayLike, divisor: float, /
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]: ...
 def layer_attention(
     sources: ArrayLike,
     targets: ArrayLike,
@@ -89,6 +96,30 @@ def layer_attention(
     threads: int = 1,
     /,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+def layer_attention_forward(
+    sources: ArrayLike,
+    targets: ArrayLike,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    slope: float,
+    draws: tuple[int, int, int] | None,
+    threads: int = 1,
+    /,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+def layer_attention_backward(
+    d_context: ArrayLike,
+    projections: ArrayLike,
+    sources: ArrayLike,
+    targets: ArrayLike,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    slope: float,
+    draws: tuple[int, int, int] | None,
+    threads: int = 1,
+    /,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 def similarity_pairwise(a: ArrayLike, b: ArrayLike, metric: str = "cosine", /) -> NDArray[np.float64]: ...
 def similarity(a: ArrayLike, b: ArrayLike, metric: str = "cosine", threads: int = 1, /) -> NDArray[np.float32]: ...
 def search(

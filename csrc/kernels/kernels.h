@@ -27,14 +27,18 @@ struct sp_panel_b {
 
 enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID };
 
-/* What a draw is for: where in the network values are dropped, or something else that is random; part of the counter of their draws (philox.h), hence of the bits. */
+/* What a draw is for: where in the network values are dropped, or something else that is random; part of the counter
+ * of the draws (philox.h), hence of the bits. */
 enum sp_site {
 	SP_SITE_EMBEDDING = 0,        /* the embedding output */
 	SP_SITE_ATTENTION = 1,        /* attention probabilities */
 	SP_SITE_ATTENTION_OUTPUT = 2, /* after its projection, before the residual */
 	SP_SITE_FEED_FORWARD = 3,     /* after its second projection, before the residual */
-	SP_SITE_MASKED = 7,           /* which tokens are masked for language modelling, and by what */
-	SP_SITE_PARAMETERS = 8        /* parameters that no file holds */
+	SP_SITE_RRELU_KEY = 4,        /* slopes of the attention over layers, see model/layer_attention.c */
+	SP_SITE_RRELU_QUERY = 5,
+	SP_SITE_RRELU_VALUE = 6,
+	SP_SITE_MASKED = 7,    /* which tokens are masked for language modelling, and by what */
+	SP_SITE_PARAMETERS = 8 /* parameters that no file holds */
 };
 
 /* What decides on the values of one sentence at one place: its draws, and what becomes of a value by them. */
@@ -104,6 +108,10 @@ struct sp_kernels {
 	 * draws of keys 0 … 3. Columns beyond may change too. */
 	void (*dropout_columns)(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries,
 	                        int64_t block, int64_t keys);
+	/* RReLU's slopes at x[rows, cols], the states of one sentence from `token` on: 1 where x > 0, else drawn from
+	 * [1/8, 1/3]. */
+	void (*rrelu_slopes)(float *slopes, const float *x, const struct sp_draws *draws, int64_t token, int64_t rows,
+	                     int64_t cols);
 	/* Row i of y[rows, cols] divided by divisor[i]. */
 	void (*divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);
 	/* y = gamma * (z - mean z) / sqrt(var z + eps) + beta for z = a + b, row by row; b NULL: z = a; beta NULL: zeros.
@@ -183,6 +191,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                      int64_t cols);                                                                           \
 	void sp_dropout_columns_##isa(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries,     \
 	                              int64_t block, int64_t keys);                                                    \
+	void sp_rrelu_slopes_##isa(float *slopes, const float *x, const struct sp_draws *draws, int64_t token,         \
+	                           int64_t rows, int64_t cols);                                                        \
 	void sp_divide_rows_##isa(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);             \
 	void sp_add_layernorm_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,   \
 	                            const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);        \

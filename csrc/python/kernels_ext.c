@@ -58,7 +58,8 @@ static const struct {
               FIELD(add),
               FIELD(rotate),
               FIELD(add_diagonals),
-              FIELD(adamw)};
+              FIELD(adamw),
+              FIELD(rrelu_slopes)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)
