@@ -146,4 +146,26 @@ def adamw(
     threads: int = 1,
     /,
 ) -> None: ...
+def mlm_choice(
+    ids: ArrayLike, offsets: ArrayLike, special: ArrayLike, mask_id: int, seed: int, step: int, first_row: int, /
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]: ...
+def mlm_head(
+    rows: ArrayLike,
+    labels: ArrayLike,
+    cuts: ArrayLike,
+    parameters: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    gradients: tuple[
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+    ],
+    eps: float,
+    activation: str,
+    scale: float,
+    threads: int = 1,
+    /,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]: ...
 def fresh_normal(n: int, deviation: float, seed: int, stream: int, /) -> NDArray[np.float32]: ...

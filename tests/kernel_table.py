@@ -70,6 +70,7 @@ _SIGNATURES = {
     "add_diagonals": (None, P, P, N),
     "rrelu_slopes": (None, P, P, ctypes.POINTER(Draws), N, N, N),
     "dropout_columns": (None, P, ctypes.POINTER(Draws), N, N, N, N),
+    "softmax_row": (c_float, P, P, N),
     "adamw": (None, P, P, P, P, ctypes.POINTER(AdamW), N),
 }
 

@@ -154,6 +154,9 @@ struct sp_kernels {
 	int64_t (*screen)(int32_t *hits, const float *scores, const float *limit, const float *slack,
 	                  const struct sp_screen_row *row, int64_t rows);
 
+	/* x[n] becomes exp(x - max over it); *max is that, and the sum of all, in 16 virtual lanes, is returned. */
+	float (*softmax_row)(float *x, float *max, int64_t n);
+
 	/* m += (g - m) first_rate, v = v second_decay + g^2 second_rate, p = p decay - step m / (sqrt(v) / second_root +
 	 * eps), for n parameters p with moments m and v and gradients g, which are multiplied by clip first. */
 	void (*adamw)(float *p, float *m, float *v, const float *g, const struct sp_adamw *constants, int64_t n);
@@ -218,6 +221,7 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);         \
 	int64_t sp_screen_##isa(int32_t *hits, const float *scores, const float *limit, const float *slack,            \
 	                        const struct sp_screen_row *row, int64_t rows);                                        \
+	float sp_softmax_row_##isa(float *x, float *max, int64_t n);                                                   \
 	void sp_adamw_##isa(float *p, float *m, float *v, const float *g, const struct sp_adamw *constants, int64_t n);
 SP_DECLARE_KERNELS(generic)
 SP_DECLARE_KERNELS(avx2)

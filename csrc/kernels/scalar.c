@@ -473,6 +473,19 @@ static int64_t screen(int32_t *hits, const float *scores, const float *limit, co
 	return count;
 }
 
+static float softmax_row(float *x, float *max, int64_t n)
+{
+	float sum[LANES] = {0};
+	*max = -INFINITY;
+	for (int64_t i = 0; i < n; i++)
+		*max = x[i] > *max ? x[i] : *max;
+	for (int64_t i = 0; i < n; i++) {
+		x[i] = exponential(x[i] - *max);
+		sum[i % LANES] = sum[i % LANES] + x[i];
+	}
+	return fold(sum);
+}
+
 static void adamw(float *p, float *m, float *v, const float *gradient, const struct sp_adamw *a, int64_t n)
 {
 	for (int64_t i = 0; i < n; i++) {
@@ -515,6 +528,7 @@ const struct sp_kernels sp_kernels_scalar = {
 	.sum_of_squares = sum_of_squares,
 	.squares = squares,
 	.dots = dots,
+	.softmax_row = softmax_row,
 	.adamw = adamw,
 	.screen = screen,
 };

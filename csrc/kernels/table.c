@@ -42,6 +42,7 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.sum_of_squares = SP_ISA_NAME(sp_sum_of_squares),
 	.squares = SP_ISA_NAME(sp_squares),
 	.dots = SP_ISA_NAME(sp_dots),
+	.softmax_row = SP_ISA_NAME(sp_softmax_row),
 	.adamw = SP_ISA_NAME(sp_adamw),
 	.screen = SP_ISA_NAME(sp_screen),
 };

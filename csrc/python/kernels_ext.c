@@ -58,6 +58,7 @@ static const struct {
               FIELD(add),
               FIELD(rotate),
               FIELD(add_diagonals),
+              FIELD(softmax_row),
               FIELD(adamw),
               FIELD(rrelu_slopes)};
 #undef FIELD
