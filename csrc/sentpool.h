@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "kernels/low_precision.h"
 
 enum sp_status { SP_OK, SP_NO_MEMORY, SP_CANCELLED, SP_INVALID };
 
@@ -35,7 +36,12 @@ void sp_fail_allocation(int64_t n);
 
 int sp_cpu_has_avx2(void);   /* AVX2, FMA, BMI1, BMI2 and ymm state */
 int sp_cpu_has_avx512(void); /* besides: AVX-512 F, CD, BW, DQ, VL and zmm state */
-int sp_cpu_count(void);      /* logical CPUs this process may use */
+/* Of an AVX-512 CPU: units for products in low precision. That for bfloat16 counts only where it is faster than float32:
+ * Intel's runs at half the speed of its multiply-add. */
+int sp_cpu_has_bf16_unit(void); /* AVX512_BF16 */
+int sp_cpu_has_int8_unit(void); /* AVX512_VNNI */
+int sp_cpu_has_amx(void);       /* AMX with bfloat16 and int8, which the system lets this process use from now on */
+int sp_cpu_count(void);         /* logical CPUs this process may use */
 
 /* The arithmetic of our promises is IEEE's default: round to nearest, subnormals, no traps. Other libraries leave other
  * modes on, so every computation runs between these two; enter returns what leave restores. */
@@ -85,6 +91,15 @@ struct sp_runtime {
 enum sp_status sp_runtime_start(const char *isa, const char *gemm, const char *blis_arch, const char **variable,
                                 const char **allowed);
 const struct sp_runtime *sp_runtime(void);
+
+/* kernels/dispatch_low.c: which kernels compute in low precision. Chosen when first asked for, since the system must be
+ * asked to let this process use AMX; panels and kernels always belong together. */
+struct sp_low_runtime {
+	const struct sp_bf16_kernels *bf16;
+	const struct sp_int8_kernels *int8;
+	const char *bf16_unit, *int8_unit; /* "amx", "avx512_bf16", "avx512_vnni", or "none" */
+};
+const struct sp_low_runtime *sp_low_runtime(void);
 /* Names of the instruction sets that run on this CPU, NULL-terminated. */
 const char *const *sp_isas(void);
 
