@@ -29,6 +29,7 @@ class LowKernels:
     _SIGNATURES = {
         "pack_bf16": (P, N, P, N, N, N),
         "round_bf16": (P, N, P, N, N, N),
+        "widen": (P, P, N),
         "gemm_bf16": (P, N, P, N, P, P, N, N, N),
         "pack_int8": (P, N, P, N, N, N),
         "quantize": (P, N, P, P, N, P, c_int, N, N),
@@ -222,6 +223,15 @@ def test_bf16_rounds_to_nearest_even(kernels):
     weight = np.ascontiguousarray(values[:, None])
     y = kernels.bf16(np.ones((1, 1), np.float32), weight, None)
     assert same(y[0], bf16_values(values))
+
+
+@each
+def test_widening_is_exact(kernels):
+    for n in (1, 3, 4, 7, 8, 15, 16, 33, 100):
+        halves = np.random.default_rng(n).integers(0, 1 << 16, n).astype(np.uint16)
+        x, y = Guarded(halves), Guarded(np.zeros(n, np.float32))
+        kernels.widen(y.address, x.address, n)
+        assert same(y.array.copy(), (halves.astype(np.uint32) << 16).view(np.float32))
 
 
 @each

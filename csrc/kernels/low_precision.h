@@ -25,6 +25,8 @@ struct sp_bf16_kernels {
 	void (*pack)(uint16_t *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
 	/* y[rows, k filled up] = x[rows, k] rounded to nearest even; NULL unless `rounds` */
 	void (*round)(uint16_t *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t k);
+	/* y[n] = x[n] as float32 */
+	void (*widen)(float *y, const uint16_t *x, int64_t n);
 	/* C[m, n] = A[m, k] B (+ bias[n]), B in panels [k filled up][nr] one after the other */
 	void (*gemm)(float *c, int64_t ldc, const void *a, int64_t lda, const uint16_t *panels, const float *bias,
 	             int64_t m, int64_t n, int64_t k);
@@ -66,6 +68,7 @@ extern const struct sp_bf16_kernels sp_bf16_kernels_avx2, sp_bf16_kernels_avx512
 	sp_bf16_kernels_amx;
 extern const struct sp_int8_kernels sp_int8_kernels_avx2, sp_int8_kernels_avx512, sp_int8_kernels_unit,
 	sp_int8_kernels_amx;
+void sp_bf16_widen_avx512(float *y, const uint16_t *x, int64_t n);
 /* What both units for bfloat16 have in common (unit_bf16.c): `pack` and `round`. */
 void sp_bf16_pack_pairs(uint16_t *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
 void sp_bf16_round_rows(uint16_t *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t k);

@@ -17,10 +17,18 @@ static void pack(uint16_t *panel, int64_t first, const float *source, int64_t ld
 			panel[p * NR + first + j] = bf16_from_float(source[j * ld + p]);
 }
 
-static void widen(float *block, const uint16_t *panel, int64_t k)
+void SP_ISA_NAME(sp_bf16_widen)(float *y, const uint16_t *x, int64_t n);
+
+void SP_ISA_NAME(sp_bf16_widen)(float *y, const uint16_t *x, int64_t n)
 {
-	for (int64_t i = 0; i < k * NR; i += VL)
-		v_store(block + i, v_load_bf16(panel + i));
+	int64_t i = 0;
+	for (; i + VL <= n; i += VL)
+		v_store(y + i, v_load_bf16(x + i));
+	if (i < n) {
+		uint16_t part[VL] = {0};
+		memcpy(part, x + i, (size_t)(n - i) * sizeof *x);
+		v_store_part(y + i, v_load_bf16(part), n - i);
+	}
 }
 
 /* c[rows, cols] = or += sums[rows][NR], and after the last block + bias */
@@ -44,7 +52,7 @@ static void gemm(float *c, int64_t ldc, const void *a, int64_t lda, const uint16
 		for (int64_t p = 0; p < k; p += SP_KC) {
 			int64_t depth = k - p < SP_KC ? k - p : SP_KC;
 			const float *last_bias = bias && p + depth == k ? bias + col : NULL;
-			widen(block, panel + p * NR, depth);
+			SP_ISA_NAME(sp_bf16_widen)(block, panel + p * NR, depth * NR);
 			for (int64_t row = 0; row < m; row += ROW_BLOCK) {
 				int64_t rows = m - row < ROW_BLOCK ? m - row : ROW_BLOCK;
 				const float *x = (const float *)a + row * lda + p;
@@ -57,4 +65,4 @@ static void gemm(float *c, int64_t ldc, const void *a, int64_t lda, const uint16
 	}
 }
 
-const struct sp_bf16_kernels SP_ISA_NAME(sp_bf16_kernels) = {.pack = pack, .gemm = gemm};
+const struct sp_bf16_kernels SP_ISA_NAME(sp_bf16_kernels) = {.pack = pack, .widen = SP_ISA_NAME(sp_bf16_widen), .gemm = gemm};

@@ -1,6 +1,6 @@
 /* scalar_low.c: the twins of low_precision.h in plain C, one value at a time. The unit for bfloat16 has none. */
-#include "kernels/low_precision.h"
 #include "kernels/kernels.h"
+#include "kernels/low_precision.h"
 
 #include <math.h>
 #include <string.h>
@@ -31,6 +31,12 @@ static void pack_bf16(uint16_t *panel, int64_t first, const float *source, int64
 	for (int64_t j = 0; j < count; j++)
 		for (int64_t p = 0; p < k; p++)
 			panel[p * NR + first + j] = round_to_bf16(source[j * ld + p]);
+}
+
+static void widen(float *y, const uint16_t *x, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++)
+		y[i] = float_from_bits((uint32_t)x[i] << 16);
 }
 
 static void gemm_bf16(float *c, int64_t ldc, const void *a, int64_t lda, const uint16_t *panels, const float *bias,
@@ -107,6 +113,6 @@ static void gemm_int8(float *c, int64_t ldc, const void *q, int64_t ldq, const s
 		}
 }
 
-const struct sp_bf16_kernels sp_bf16_kernels_scalar = {.pack = pack_bf16, .gemm = gemm_bf16};
+const struct sp_bf16_kernels sp_bf16_kernels_scalar = {.pack = pack_bf16, .widen = widen, .gemm = gemm_bf16};
 const struct sp_int8_kernels sp_int8_kernels_scalar = {
 	.digit_bytes = 1, .pack = pack_int8, .quantize = quantize, .gemm = gemm_int8};

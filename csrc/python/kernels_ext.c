@@ -157,9 +157,9 @@ static PyObject *low_kernels(PyObject *Py_UNUSED(module), PyObject *name)
 	if (!isa || !find_low(isa, &bf16, &int8))
 		return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no kernels named %R", name);
 	return Py_BuildValue(
-		"{s:i,s:K,s:K,s:K,s:L,s:K,s:K,s:K,s:O}", "rounds", bf16->rounds, "pack_bf16",
+		"{s:i,s:K,s:K,s:K,s:K,s:L,s:K,s:K,s:K,s:O}", "rounds", bf16->rounds, "pack_bf16",
 		(unsigned long long)(uintptr_t)bf16->pack, "round_bf16", (unsigned long long)(uintptr_t)bf16->round,
-		"gemm_bf16", (unsigned long long)(uintptr_t)bf16->gemm, "digit_bytes", (long long)int8->digit_bytes,
+		"widen", (unsigned long long)(uintptr_t)bf16->widen, "gemm_bf16", (unsigned long long)(uintptr_t)bf16->gemm, "digit_bytes", (long long)int8->digit_bytes,
 		"pack_int8", (unsigned long long)(uintptr_t)int8->pack, "quantize",
 		(unsigned long long)(uintptr_t)int8->quantize, "gemm_int8", (unsigned long long)(uintptr_t)int8->gemm,
 		"runs_here", runs_here(isa) ? Py_True : Py_False);
