@@ -130,11 +130,34 @@ void sp_count_panel_calls(int64_t n);
 
 /* ---- ops/: one operation per file; each rank of the team computes its share of the outputs ------------------------- */
 
-/* A weight [rows = out, cols = in]: in panels for the panel engine, else row-major with ld = cols. */
+/* How a weight is kept; low_precision.h says how its products are computed. */
+enum sp_format { SP_FLOAT32, SP_BFLOAT16, SP_INT8 };
+
+/* A weight [rows = out, cols = in]: in panels for the panel engine, else row-major with ld = cols. In low precision data
+ * holds whole panels of that format (a table: rows of bfloat16), whatever the engine. */
 struct sp_matrix {
 	float *data;
 	int64_t rows, cols;
+	enum sp_format format;
+	/* int8: */
+	int digits;            /* of an input: one or two */
+	float *scale, *offset; /* by output, see sp_int8_panels */
+	float *smooth;         /* by input: what inputs are multiplied by */
+	float *factors;        /* by input: what weights are multiplied by while they are loaded */
+	float *ranges;         /* of a float32 weight whose inputs are watched: their least, their largest [2][cols] */
 };
+
+/* The rows of an input as products with a weight read them. */
+struct sp_rows {
+	const void *data; /* float32, bfloat16 or digits */
+	int64_t ld;
+	const struct sp_row_range *range; /* of digits */
+};
+/* Floats per row that sp_rows_for needs for inputs of up to `width` values in a format. */
+int64_t sp_rows_floats(enum sp_format format, int64_t width);
+/* x[N, in] for this weight, converted into `low` where its format asks for that; ranks split the rows. */
+struct sp_rows sp_rows_for(const struct sp_matrix *weight, const float *x, int64_t ldx, int64_t N, float *low,
+                           struct sp_team *team);
 
 struct sp_chunk;
 struct sp_config;
@@ -154,12 +177,13 @@ void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const 
 void sp_embed_backward(const struct sp_model *gradients, const float *dz, int64_t ld, const struct sp_chunk *chunk,
                        struct sp_team *team);
 
-/* y[N, out] = x[N, in] W^T + bias; bias may be NULL; ranks split the columns. */
+/* y[N, out] = x[N, in] W^T + bias; bias may be NULL; `low` is memory for sp_rows_for, NULL if the weight is float32. Ranks
+ * split the columns. */
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, struct sp_team *team);
+                       const float *bias, int64_t N, float *low, struct sp_team *team);
 /* Columns [first, end) of the same; first begins a panel. */
-void sp_linear_columns(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, int64_t first, int64_t end);
+void sp_linear_columns(float *y, int64_t ldy, struct sp_rows x, const struct sp_matrix *weight, const float *bias,
+                       int64_t N, int64_t first, int64_t end);
 
 /* Consecutive rows whose gradients are summed together: group g is rows [cuts[g], cuts[g + 1]), up to SP_KC of them. */
 struct sp_groups {
@@ -187,7 +211,7 @@ struct sp_inner {
 };
 /* activated = f(raw), times gate where there is one, from x[N, H]; ranks split the columns. */
 void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx, const struct sp_layer_weights *w,
-                       enum sp_activation f, int64_t N, struct sp_team *team);
+                       enum sp_activation f, int64_t N, float *low, struct sp_team *team);
 
 /* y = LayerNorm(a + b), b and beta may be NULL; ranks split the rows. */
 void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
@@ -287,6 +311,8 @@ struct sp_config {
 	int64_t embedding;        /* E: width of the embedding tables */
 	int64_t relative_buckets; /* of the bias by relative position that all layers share; 0: none */
 	int64_t layers;
+	enum sp_format format;      /* of linear layers' weights and of the table of words */
+	int balanced;               /* int8: the feed-forward's inner states have two digits */
 	int64_t groups;             /* sets of weights; consecutive layers share one */
 	unsigned parts;             /* of enum sp_part */
 	struct sp_layer_kind layer; /* of layers that attend to all keys; window 0 */
@@ -313,6 +339,7 @@ struct sp_model {
 	float *projection_bias, *embedding_norm, *embedding_norm_bias, *final_norm, *final_norm_bias;
 	struct sp_layer_weights *group; /* one per set of weights */
 	float *weights;                 /* the memory of all of them */
+	float *ranges;                  /* the memory of all matrices' ranges */
 	struct sp_slot *slots;          /* one per tensor that this encoder has */
 	int64_t n_tensors;
 };
@@ -332,6 +359,27 @@ const struct sp_layer_weights *sp_model_layer(const struct sp_model *model, int6
 struct sp_tensor sp_model_tensor(const struct sp_model *model, int64_t i);
 /* Take `count` rows of tensor i, in order from row 0 on: each call continues where the last one ended. */
 enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *rows, int64_t count);
+
+/* Let sp_matrix.ranges of every linear layer be there (and empty), or no longer. Nothing else may use the model
+ * meanwhile, and inputs are watched by calls of one thread. */
+enum sp_status sp_model_watch(struct sp_model *model, int on);
+/* The matrix of tensor i where it is the first or only one in a linear layer's weight, else NULL. */
+const struct sp_matrix *sp_model_linear(const struct sp_model *model, int64_t i);
+
+/* ---- model/quantize.c: weights in low precision -------------------------------------------------------------------- */
+
+/* Floats that a matrix of whole panels takes, or a table (always in bfloat16). */
+int64_t sp_low_matrix_floats(enum sp_format format, int64_t rows, int64_t cols);
+int64_t sp_low_table_floats(int64_t rows, int64_t cols);
+/* Lay a matrix out in that memory; its shape, format and digits are set. */
+void sp_low_matrix_place(struct sp_matrix *matrix, float *memory, int64_t panel_rows);
+/* Let inputs of an int8 matrix be divided by 2^(power / 8), column by column, powers from -64 to 64; before loading. */
+void sp_low_matrix_smooth(struct sp_matrix *matrix, const int8_t *powers);
+/* Take `count` rows from row `first` on. */
+enum sp_status sp_low_matrix_load(struct sp_matrix *matrix, int64_t first, const float *rows, int64_t count);
+void sp_low_table_load(struct sp_matrix *table, int64_t first, const float *rows, int64_t count);
+/* Of a float32 matrix: the largest absolute weight of every column. */
+void sp_column_maxima(float *largest, const struct sp_matrix *matrix);
 
 /* ---- model/positions.c: what attention knows of positions --------------------------------------------------------- */
 

@@ -12,6 +12,7 @@
 #define SP_LOW_PRECISION_H
 
 #include <stdint.h>
+#include <string.h>
 
 /* k is filled up to a multiple of this, in panels and in rows of A; a sum of up to SP_INT8_DEPTH products of a digit
  * (0 … 255) and a weight (-127 … 127) fits in 32 bits. */
@@ -55,6 +56,16 @@ struct sp_int8_kernels {
 	void (*gemm)(float *c, int64_t ldc, const void *q, int64_t ldq, const struct sp_row_range *range,
 	             struct sp_int8_panels b, const float *bias, int digits, int64_t m, int64_t n, int64_t k);
 };
+
+/* To nearest, ties to even; NaN stays NaN. */
+static inline uint16_t sp_bf16_from_float(float x)
+{
+	uint32_t bits;
+	memcpy(&bits, &x, sizeof bits);
+	if ((bits & 0x7FFFFFFF) > 0x7F800000)
+		return (uint16_t)(bits >> 16 | 0x40);
+	return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
 
 static inline int64_t sp_low_depth(int64_t k)
 {

@@ -14,7 +14,7 @@ static void pack(uint16_t *panel, int64_t first, const float *source, int64_t ld
 {
 	for (int64_t p = 0; p < k; p++)
 		for (int64_t j = 0; j < count; j++)
-			panel[p * NR + first + j] = bf16_from_float(source[j * ld + p]);
+			panel[p * NR + first + j] = sp_bf16_from_float(source[j * ld + p]);
 }
 
 void SP_ISA_NAME(sp_bf16_widen)(float *y, const uint16_t *x, int64_t n);
@@ -65,4 +65,5 @@ static void gemm(float *c, int64_t ldc, const void *a, int64_t lda, const uint16
 	}
 }
 
-const struct sp_bf16_kernels SP_ISA_NAME(sp_bf16_kernels) = {.pack = pack, .widen = SP_ISA_NAME(sp_bf16_widen), .gemm = gemm};
+const struct sp_bf16_kernels SP_ISA_NAME(sp_bf16_kernels) = {
+	.pack = pack, .widen = SP_ISA_NAME(sp_bf16_widen), .gemm = gemm};

@@ -19,7 +19,7 @@ void sp_bf16_pack_pairs(uint16_t *panel, int64_t first, const float *source, int
 {
 	for (int64_t p = 0; p < k; p++)
 		for (int64_t j = 0; j < count; j++)
-			panel[p / 2 * 2 * NR + (first + j) * 2 + p % 2] = bf16_from_float(source[j * ld + p]);
+			panel[p / 2 * 2 * NR + (first + j) * 2 + p % 2] = sp_bf16_from_float(source[j * ld + p]);
 }
 
 UNIT void sp_bf16_round_rows(uint16_t *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t k)
@@ -31,7 +31,7 @@ UNIT void sp_bf16_round_rows(uint16_t *y, int64_t ldy, const float *x, int64_t l
 			memcpy(y + i, &halves, sizeof halves);
 		}
 		for (; i < sp_low_depth(k); i++)
-			y[i] = i < k ? bf16_from_float(x[i]) : 0;
+			y[i] = i < k ? sp_bf16_from_float(x[i]) : 0;
 	}
 }
 
@@ -113,7 +113,10 @@ static void gemm(float *c, int64_t ldc, const void *a, int64_t lda, const uint16
 	}
 }
 
-const struct sp_bf16_kernels sp_bf16_kernels_unit = {
-	.rounds = 1, .pack = sp_bf16_pack_pairs, .round = sp_bf16_round_rows, .widen = sp_bf16_widen_avx512, .gemm = gemm};
+const struct sp_bf16_kernels sp_bf16_kernels_unit = {.rounds = 1,
+                                                     .pack = sp_bf16_pack_pairs,
+                                                     .round = sp_bf16_round_rows,
+                                                     .widen = sp_bf16_widen_avx512,
+                                                     .gemm = gemm};
 
 #endif

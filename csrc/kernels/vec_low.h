@@ -7,16 +7,6 @@
 typedef uint16_t vh __attribute__((vector_size(2 * VL)));
 typedef uint32_t vu __attribute__((vector_size(4 * VL)));
 
-/* To nearest, ties to even; NaN stays NaN, Inf stays Inf. */
-INLINE uint16_t bf16_from_float(float x)
-{
-	uint32_t bits;
-	memcpy(&bits, &x, sizeof bits);
-	if ((bits & 0x7FFFFFFF) > 0x7F800000)
-		return (uint16_t)(bits >> 16 | 0x40);
-	return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
 INLINE vf v_load_bf16(const uint16_t *p)
 {
 	vh halves;

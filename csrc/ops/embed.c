@@ -13,6 +13,15 @@ int64_t sp_position_row(const struct sp_config *config, const int32_t *ids, int6
 	return row;
 }
 
+/* A row of the table of words; of a table in bfloat16 widened into y. */
+static const float *word(float *y, const struct sp_matrix *words, int64_t id)
+{
+	if (words->format == SP_FLOAT32)
+		return words->data + id * words->cols;
+	sp_low_runtime()->bf16->widen(y, (const uint16_t *)(const void *)words->data + id * words->cols, words->cols);
+	return y;
+}
+
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
                       struct sp_team *team)
 {
@@ -27,8 +36,8 @@ void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const 
 			const float *position = model->positions.data;
 			if (position)
 				position += sp_position_row(config, chunk->ids + start, row - start) * E;
-			kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * E, model->types.data,
-			                   position, E);
+			kernels->embed_row(y + row * ld, word(y + row * ld, &model->words, chunk->ids[row]),
+			                   model->types.data, position, E);
 		}
 		float *mine = y + first * ld;
 		kernels->add_layernorm(mine, ld, mine, ld, NULL, 0, model->embedding_norm, model->embedding_norm_bias,
