@@ -38,7 +38,8 @@ class LowKernels:
 
     def __init__(self, name: str) -> None:
         addresses = _kernels.low_kernels(name)
-        self.name, self.rounds, self.runs_here = name, addresses["rounds"], addresses["runs_here"]
+        self.name, self.rounds = name, addresses["rounds"]
+        self.runs_bf16, self.runs_int8 = addresses["runs_bf16"], addresses["runs_int8"]
         self.digit = np.uint8 if addresses["digit_bytes"] == 1 else np.int16
         self.nr = Kernels("avx512" if name in ("unit", "amx") else name).nr
         for kernel, arguments in self._SIGNATURES.items():
@@ -94,8 +95,10 @@ def filled(k: int) -> int:
 
 SCALAR = LowKernels("scalar")
 ALL = [LowKernels(name) for name in ("generic", "avx2", "avx512", "unit", "amx")]
-HERE = [kernels for kernels in ALL if kernels.runs_here]
-each = pytest.mark.parametrize("kernels", HERE, ids=lambda k: k.name)
+each_bf16, each_int8 = (
+    pytest.mark.parametrize("kernels", [k for k in ALL if getattr(k, f"runs_{part}")], ids=lambda k: k.name)
+    for part in ("bf16", "int8")
+)
 SIZES = [(1, 1, 1), (2, 33, 7), (5, 31, 64), (13, 32, 65), (16, 1, 128), (17, 40, 200), (31, 64, 300), (33, 17, 3)]
 SIZES += [(48, 96, 130), (129, 8, 70), (260, 35, 20), (3, 50, 1030)]
 
@@ -116,7 +119,7 @@ def bf16_values(x):
 # ---- int8: the same bits from everything ---------------------------------------------------------------------------
 
 
-@each
+@each_int8
 @pytest.mark.parametrize("digits", [1, 2])
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 def test_int8_equals_its_twin(kernels, m, n, k, digits):
@@ -147,7 +150,7 @@ def test_int8_is_the_product_of_rounded_activations(digits):
     assert np.abs(y - exact).max() / np.abs(exact).max() < (0.02, 1e-4)[digits - 1]
 
 
-@each
+@each_int8
 def test_digits_keep_within_half_a_step(kernels):
     _, x, _ = case(7, 1, 129)
     for digits in (1, 2):
@@ -161,7 +164,7 @@ def test_digits_keep_within_half_a_step(kernels):
         assert (np.abs(back - x) <= 0.501 * ranges[:, 1:] + 1e-6).all()
 
 
-@each
+@each_int8
 def test_int8_of_equal_values_is_exact(kernels):
     """A row without a range has no digits; its product is that of the sums of weights."""
     weight = np.arange(-60, 60, dtype=np.int8).reshape(3, 40)
@@ -171,7 +174,7 @@ def test_int8_of_equal_values_is_exact(kernels):
         assert (y == value * scale * weight.sum(1)).all()
 
 
-@each
+@each_int8
 @pytest.mark.parametrize("digits", [1, 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_int8_of_a_row_that_is_not_finite_is_nan(kernels, bad, digits):
@@ -187,7 +190,7 @@ def test_int8_of_a_row_that_is_not_finite_is_nan(kernels, bad, digits):
         assert same(np.delete(y, 2, 0), np.delete(clean, 2, 0))
 
 
-@each
+@each_int8
 def test_int8_at_the_largest_sums(kernels):
     """The most that a sum of 32 bits holds: SP_INT8_DEPTH products of 255 and 127."""
     k = 65536
@@ -202,7 +205,7 @@ def test_int8_at_the_largest_sums(kernels):
 # ---- bfloat16 --------------------------------------------------------------------------------------------------------
 
 
-@each
+@each_bf16
 @pytest.mark.parametrize(("m", "n", "k"), SIZES)
 def test_bf16_equals_its_twin_or_is_near(kernels, m, n, k):
     rng, x, bias = case(m, n, k)
@@ -217,7 +220,7 @@ def test_bf16_equals_its_twin_or_is_near(kernels, m, n, k):
         assert (np.abs(y - expected) <= 1e-6 * size).all()
 
 
-@each
+@each_bf16
 def test_bf16_rounds_to_nearest_even(kernels):
     values = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, 1 + 2**-8 + 2**-20, -1 - 2**-9, 3e38, 65280.5], np.float32)
     weight = np.ascontiguousarray(values[:, None])
@@ -225,7 +228,7 @@ def test_bf16_rounds_to_nearest_even(kernels):
     assert same(y[0], bf16_values(values))
 
 
-@each
+@each_bf16
 def test_widening_is_exact(kernels):
     for n in (1, 3, 4, 7, 8, 15, 16, 33, 100):
         halves = np.random.default_rng(n).integers(0, 1 << 16, n).astype(np.uint16)
@@ -234,20 +237,27 @@ def test_widening_is_exact(kernels):
         assert same(y.array.copy(), (halves.astype(np.uint32) << 16).view(np.float32))
 
 
-@each
-def test_rows_stand_alone(kernels):
+@each_bf16
+def test_bf16_rows_stand_alone(kernels):
     rng, x, bias = case(70, 50, 200)
     weight = rng.standard_normal((50, 200)).astype(np.float32)
     whole = kernels.bf16(x, weight, bias)
-    codes, scale = rng.integers(-127, 128, (50, 200)).astype(np.int8), np.ones(50, np.float32)
-    whole8 = kernels.int8(x, codes, scale, bias, None, 2)
     for first, m in ((0, 1), (3, 2), (5, 15), (40, 17), (10, 33), (0, 69)):
         rows = np.ascontiguousarray(x[first : first + m])
         assert same(kernels.bf16(rows, weight, bias), whole[first : first + m])
-        assert same(kernels.int8(rows, codes, scale, bias, None, 2), whole8[first : first + m])
 
 
-@each
+@each_int8
+def test_int8_rows_stand_alone(kernels):
+    rng, x, bias = case(70, 50, 200)
+    weight, scale = rng.integers(-127, 128, (50, 200)).astype(np.int8), np.ones(50, np.float32)
+    whole = kernels.int8(x, weight, scale, bias, None, 2)
+    for first, m in ((0, 1), (3, 2), (5, 15), (40, 17), (10, 33), (0, 69)):
+        rows = np.ascontiguousarray(x[first : first + m])
+        assert same(kernels.int8(rows, weight, scale, bias, None, 2), whole[first : first + m])
+
+
+@each_bf16
 def test_bf16_passes_nan_and_infinity_on(kernels):
     rng, x, _ = case(4, 40, 70)
     weight = rng.standard_normal((40, 70)).astype(np.float32)

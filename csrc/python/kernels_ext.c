@@ -136,12 +136,12 @@ static PyObject *op(PyObject *Py_UNUSED(module), PyObject *name)
 	return PyErr_Format(PyExc_ValueError, "no operation named %R", name);
 }
 
-static int runs_here(const char *isa)
+static int runs_here(const char *isa, int has_unit)
 {
 	if (strcmp(isa, "amx") == 0)
 		return sp_cpu_has_amx();
 	if (strcmp(isa, "unit") == 0)
-		return sp_cpu_has_int8_unit();
+		return has_unit;
 	for (const char *const *name = sp_isas(); *name; name++)
 		if (strcmp(*name, isa) == 0)
 			return 1;
@@ -157,12 +157,14 @@ static PyObject *low_kernels(PyObject *Py_UNUSED(module), PyObject *name)
 	if (!isa || !find_low(isa, &bf16, &int8))
 		return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no kernels named %R", name);
 	return Py_BuildValue(
-		"{s:i,s:K,s:K,s:K,s:K,s:L,s:K,s:K,s:K,s:O}", "rounds", bf16->rounds, "pack_bf16",
+		"{s:i,s:K,s:K,s:K,s:K,s:L,s:K,s:K,s:K,s:O,s:O}", "rounds", bf16->rounds, "pack_bf16",
 		(unsigned long long)(uintptr_t)bf16->pack, "round_bf16", (unsigned long long)(uintptr_t)bf16->round,
-		"widen", (unsigned long long)(uintptr_t)bf16->widen, "gemm_bf16", (unsigned long long)(uintptr_t)bf16->gemm, "digit_bytes", (long long)int8->digit_bytes,
-		"pack_int8", (unsigned long long)(uintptr_t)int8->pack, "quantize",
-		(unsigned long long)(uintptr_t)int8->quantize, "gemm_int8", (unsigned long long)(uintptr_t)int8->gemm,
-		"runs_here", runs_here(isa) ? Py_True : Py_False);
+		"widen", (unsigned long long)(uintptr_t)bf16->widen, "gemm_bf16",
+		(unsigned long long)(uintptr_t)bf16->gemm, "digit_bytes", (long long)int8->digit_bytes, "pack_int8",
+		(unsigned long long)(uintptr_t)int8->pack, "quantize", (unsigned long long)(uintptr_t)int8->quantize,
+		"gemm_int8", (unsigned long long)(uintptr_t)int8->gemm, "runs_bf16",
+		runs_here(isa, sp_cpu_has_bf16_unit()) ? Py_True : Py_False, "runs_int8",
+		runs_here(isa, sp_cpu_has_int8_unit()) ? Py_True : Py_False);
 }
 
 /* a @ b by sp_gemm, for float32 matrices of any strides */
