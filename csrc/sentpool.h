@@ -134,10 +134,12 @@ int64_t sp_position_row(const struct sp_config *config, const int32_t *ids, int6
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
                       struct sp_team *team);
 
-/* Add dz[N, H], the gradient before the layer norm, to the rows of the three tables (row-major, in `gradients`) that
- * made it, token after token; ranks split the columns. */
-void sp_embed_backward(const struct sp_model *gradients, const float *dz, int64_t ld, const struct sp_chunk *chunk,
-                       struct sp_team *team);
+/* dz[N, E], the gradient of the sums, from dy[N, E]; and the normed sums. Ranks split the rows. */
+void sp_embed_backward(float *dz, float *normed, const float *dy, int64_t ld, const struct sp_model *model,
+                       const struct sp_chunk *chunk, struct sp_team *team);
+/* Add dz to the rows of the tables that made it, token after token; ranks split the columns. */
+void sp_embed_backward_weight(const struct sp_model *gradients, const float *dz, int64_t ld,
+                              const struct sp_chunk *chunk, struct sp_team *team);
 
 /* y[N, out] = x[N, in] W^T + bias; bias may be NULL; ranks split the columns. */
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
@@ -174,6 +176,11 @@ struct sp_inner {
 void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx, const struct sp_layer_weights *w,
                        enum sp_activation f, int64_t N, struct sp_team *team);
 
+/* draw, and dgate where there is one, from dactivated [N, F], rows all inner->ld apart; inner->raw and inner->gate are read,
+ * inner->activated is computed once more. Ranks split the rows. */
+void sp_expand_backward(float *draw, float *dgate, const struct sp_inner *inner, const float *dactivated,
+                        enum sp_activation f, int64_t N, int64_t F, struct sp_team *team);
+
 /* y = LayerNorm(a + b), b and beta may be NULL; ranks split the rows. */
 void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
                           const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team *team);
@@ -182,7 +189,7 @@ void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, co
 void sp_layernorm_backward(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy, int64_t lddy,
                            const float *a, int64_t lda, const float *b, int64_t ldb, const float *gamma, float eps,
                            int64_t N, int64_t H, struct sp_team *team);
-/* dgamma[H] += sum of dy * normed, dbeta[H] += sum of dy, by groups; ranks split the columns. */
+/* dgamma[H] += sum of dy * normed, dbeta[H] += sum of dy, by groups; dbeta may be NULL; ranks split the columns. */
 void sp_layernorm_backward_weight(float *dgamma, float *dbeta, const float *dy, int64_t lddy, const float *normed,
                                   int64_t ldn, const struct sp_groups *groups, int64_t H, struct sp_team *team);
 
@@ -211,6 +218,10 @@ void sp_rotary_table(float *table, int64_t rotary, double base, int64_t position
 /* Turn queries and keys of qkv[N, 3H] by their positions, in place; ranks split the rows. */
 void sp_rotary_forward(float *qkv, int64_t ld, const float *table, const struct sp_layer_kind *kind,
                        const struct sp_chunk *chunk, struct sp_team *team);
+
+/* Turn their gradients back. `line` is scratch of one rank, kind->rotary floats. */
+void sp_rotary_backward(float *dqkv, int64_t ld, const float *table, const struct sp_layer_kind *kind,
+                        const struct sp_chunk *chunk, float *line, struct sp_team *team);
 
 /* Queries that share a range of keys in local attention; a multiple of every nr. */
 enum { SP_QUERY_BLOCK = 32 };
@@ -298,6 +309,8 @@ struct sp_model {
 	float *projection_bias, *embedding_norm, *embedding_norm_bias, *final_norm, *final_norm_bias;
 	struct sp_layer_weights *group; /* one per set of weights */
 	float *weights;                 /* the memory of all of them */
+	int64_t floats;                 /* of that memory */
+	int packed;                     /* weights of linear layers lie in panels, else row-major like all others */
 	struct sp_slot *slots;          /* one per tensor that this encoder has */
 	int64_t n_tensors;
 };
@@ -309,7 +322,9 @@ struct sp_tensor {
 	int64_t loaded;     /* rows received so far */
 };
 
-enum sp_status sp_model_create(struct sp_model **model, const struct sp_config *config);
+/* Panels are for the panel engine; without them a model serves as parameters or gradients of another, tensor by tensor,
+ * all zero. */
+enum sp_status sp_model_create(struct sp_model **model, const struct sp_config *config, int packed);
 void sp_model_free(struct sp_model *model);
 /* The weights of layer l (from 0). */
 const struct sp_layer_weights *sp_model_layer(const struct sp_model *model, int64_t l);
@@ -317,6 +332,12 @@ const struct sp_layer_weights *sp_model_layer(const struct sp_model *model, int6
 struct sp_tensor sp_model_tensor(const struct sp_model *model, int64_t i);
 /* Take `count` rows of tensor i, in order from row 0 on: each call continues where the last one ended. */
 enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *rows, int64_t count);
+
+/* Where tensor i begins in the weights of a model that is not packed. */
+int64_t sp_model_offset(const struct sp_model *model, int64_t i);
+/* All weights of a model to one that is not packed, and back; ranks split the tensors' rows. */
+void sp_model_unpack(struct sp_model *rows, const struct sp_model *model);
+void sp_model_pack(struct sp_model *model, const struct sp_model *rows, struct sp_team *team);
 
 /* ---- model/positions.c: what attention knows of positions --------------------------------------------------------- */
 
@@ -354,6 +375,8 @@ struct sp_sink {
 	int64_t floats_per_token, floats_per_rank; /* of memory that it needs, see sp_chunk */
 };
 
+struct sp_tape; /* model/layer.h */
+
 struct sp_encode_job {
 	const struct sp_model *model;
 	const int32_t *ids;     /* all tokens, every id < vocab_size */
@@ -362,6 +385,7 @@ struct sp_encode_job {
 	int64_t batch_size; /* most sentences in a chunk */
 	int threads;
 	const struct sp_dropout *dropout; /* NULL in inference; else no sentence is longer than sp_dropout_longest */
+	const struct sp_tape *tape;       /* NULL in inference; else what a backward pass needs is left there */
 	struct sp_sink sink;
 	int (*poll)(void *); /* called now and then by the calling thread; non-zero stops the job */
 	void *poll_arg;
@@ -396,6 +420,43 @@ struct sp_hidden_request {
 	int64_t N, first_layer;
 };
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H);
+
+/* ---- model/training.c, model/backward.c: the encoder in training ------------------------------------------------------- */
+
+/* Groups of sentences, and groups of tokens (see model/groups.c): where each begins, and at last where they end. They
+ * return how many; there are up to B, and up to B + N / SP_KC. */
+int64_t sp_sentence_groups(int64_t *sentences, const int64_t *offsets, int64_t B);
+int64_t sp_token_groups(int64_t *cuts, const int64_t *offsets, int64_t B);
+
+/* Sentences, and what is wanted of them; the arrays stay the caller's until the tape is used up. */
+struct sp_training_batch {
+	const int32_t *ids;
+	const int64_t *offsets; /* B + 1, as in sp_encode_job */
+	int64_t B;
+	struct sp_pool_request pool;
+	const int64_t *positions; /* ascending numbers of tokens … */
+	int64_t n_positions;
+	float *rows;        /* … whose states of the last layer go here [n_positions, H] */
+	int64_t last_layer; /* that is computed; set by sp_training_forward */
+};
+
+struct sp_training;
+/* model stays the caller's; its weights change with sp_training_update alone. Of dropout, step and row are set later. */
+enum sp_status sp_training_create(struct sp_training **training, struct sp_model *model, struct sp_dropout dropout,
+                                  int threads);
+void sp_training_free(struct sp_training *training);
+/* Parameters and gradients, both not packed. */
+const struct sp_model *sp_training_masters(const struct sp_training *training);
+const struct sp_model *sp_training_gradients(const struct sp_training *training);
+/* The parameters become the model's weights. */
+void sp_training_update(struct sp_training *training, int threads);
+/* states and rows of a batch, with dropout of `step` and of rows from first_row on; keep: with a tape for one backward
+ * pass. The results do not depend on threads, nor on where a larger batch was cut. */
+enum sp_status sp_training_forward(struct sp_training *training, const struct sp_training_batch *batch, uint32_t step,
+                                   int64_t first_row, int keep, int threads, int (*poll)(void *), void *poll_arg);
+/* Add the gradients of all parameters, given those of states and rows. SP_INVALID without a tape, which is used up. */
+enum sp_status sp_training_backward(struct sp_training *training, const float *dstates, const float *drows, int threads,
+                                    int (*poll)(void *), void *poll_arg);
 
 /* ---- model/pool_layers.c: one vector per layer becomes one vector ------------------------------------------------------ */
 

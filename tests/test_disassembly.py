@@ -25,6 +25,7 @@ WITHOUT_FMA = (
     "dropout",
     "dropout_columns",
     "add",
+    "multiply",
     "rotate",
     "add_diagonals",
     "adamw",

@@ -24,7 +24,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	ModelObject *self = (ModelObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
 	if (!self)
 		return NULL;
-	enum sp_status status = sp_model_create(&self->model, &config);
+	enum sp_status status = sp_model_create(&self->model, &config, sp_runtime()->engine == SP_PANEL);
 	if (status != SP_OK) {
 		Py_DECREF(self);
 		return sp_raise(status);
