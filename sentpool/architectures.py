@@ -45,9 +45,8 @@ class Architecture:
         What may stand before a canonical name.
     renames
         Old endings of tensor names, and the new ones.
-    special_tokens
-        The names of the tokens that open and close a text and of the unknown token, unless the folder says
-        else.
+    tokenizer
+        The class of tokenizer (a row of `tokenizer_kinds.py`) that a folder has unless it says else.
     """
 
     model_type: str
@@ -61,15 +60,7 @@ class Architecture:
         default_factory=lambda: {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
     )
     position_offset: int = 0
-    special_tokens: Mapping[str, str] = field(
-        default_factory=lambda: {
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "unk_token": "[UNK]",
-            "pad_token": "[PAD]",
-            "mask_token": "[MASK]",
-        }
-    )
+    tokenizer: str = "BertTokenizer"
 
     def canonical_name(self, stored: str) -> str:
         """The name of a stored tensor without prefix and in today's spelling."""

@@ -27,7 +27,7 @@ from sentpool.pooling import Layers, Pooling, names
 from sentpool.pooling.head import HeadModule
 from sentpool.pooling_file import ARRAYS_FILE, read_pooling_files
 from sentpool.tokenizer import TextTokenizer
-from sentpool.tokenizer_files import FILES
+from sentpool.tokenizer_kinds import FILES
 
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 

@@ -11,6 +11,7 @@ from sentpool.errors import ModelFolderError, shown
 from sentpool.fields import is_there
 from sentpool.modules import MODULES_FILE, WITH_WEIGHTS, module_list
 from sentpool.pooling_file import ARRAYS_FILE, CONFIG_FILE
+from sentpool.tokenizer_kinds import FILES
 from sentpool.weights import weight_files
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -21,11 +22,7 @@ _WANTED = (
     "*modules.json",
     "*config.json",
     "*config_sentence_transformers.json",
-    "*tokenizer.json",
-    "*tokenizer_config.json",
-    "*special_tokens_map.json",
-    "*added_tokens.json",
-    "*vocab.txt",
+    *(f"*{name}" for name in FILES),
     "*model.safetensors",
     "*model-*.safetensors",
     "*model.safetensors.index.json",

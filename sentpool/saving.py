@@ -21,7 +21,7 @@ from sentpool.modules import MODULES_FILE
 from sentpool.pooling import Pooling, from_config
 from sentpool.tensor_file import StoredTensor
 from sentpool.tensor_writer import size_in_bytes, write_safetensors
-from sentpool.tokenizer_files import FILES
+from sentpool.tokenizer_kinds import FILES
 
 # What is left over on a disk: small files, and what file systems keep for themselves.
 _SPARE_BYTES = 1 << 20

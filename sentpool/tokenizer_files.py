@@ -1,28 +1,34 @@
-"""The tokenizer of a model folder: `tokenizer.json`, or `vocab.txt` alone, checked against the encoder."""
+"""The tokenizer of a model folder: `tokenizer.json`, or vocabulary files alone, checked against the encoder."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, panics_raise, shown
 from sentpool.fields import Fields, is_there
-
-# What a tokenizer is read from.
-FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt")
+from sentpool.tokenizer_kinds import KINDS, ROLES, TokenizerKind, tokenizer_kind
+from sentpool.tokenizer_vocabularies import bert_normalizer
 
 # The largest tokenizers in use (250,000 pieces and their scores) have 35 MB.
 MAX_TOKENIZER_BYTES = 256 << 20
 
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
 
 def read_settings(folder: Path) -> Fields:
-    """The `tokenizer_config.json` of a folder; where it is silent, `special_tokens_map.json` speaks."""
+    """The `tokenizer_config.json` of a folder.
+
+    In folders older than its field `added_tokens_decoder`, `special_tokens_map.json` overrules it, as in transformers.
+    """
     settings = Fields.read_if_there(folder / "tokenizer_config.json")
     special = Fields.read_if_there(folder / "special_tokens_map.json")
-    settings = Fields(settings.path, {**special.values, **settings.values})
+    if "added_tokens_decoder" not in settings.values:
+        settings = Fields(settings.path, {**settings.values, **special.values})
     # transformers would keep the end of a long text instead of its beginning.
     settings.choice("truncation_side", ("right",), "right")
     return settings
@@ -31,9 +37,10 @@ def read_settings(folder: Path) -> Fields:
 def read_backend(folder: Path, config: EncoderConfig, settings: Fields, *, do_lower_case: bool) -> Tokenizer:
     """Read the tokenizer of a folder.
 
-    `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` of `tokenizer_config.json`, where they are
-    there, overrule the BERT normalizer of `tokenizer.json`, as in transformers. Truncation and padding in
-    `tokenizer.json` are dropped, and [CLS] … [SEP] is put around texts if nothing else is.
+    What `tokenizer_config.json` says overrules `tokenizer.json`, as in transformers: `do_lower_case`, `strip_accents`
+    and `tokenize_chinese_chars` the BERT normalizer, `add_prefix_space` the byte-level pre-tokenizer, added and special
+    tokens those that are there. Truncation and padding in `tokenizer.json` are dropped. Where nothing is put around
+    texts, the first and the last token of the tokenizer's class are.
 
     Parameters
     ----------
@@ -46,15 +53,18 @@ def read_backend(folder: Path, config: EncoderConfig, settings: Fields, *, do_lo
         If there is no tokenizer, if a file is broken, if the vocabulary lacks a token that is needed, or if
         an id lies beyond `config.vocab_size`.
     """
+    kind = tokenizer_kind(settings, config)
+    names = _special_names(settings, kind)
     path = folder / "tokenizer.json"
-    names = _special_names(settings, config)
     if is_there(path):
         backend = _from_tokenizer_json(path)
-        if isinstance(backend.normalizer, normalizers.BertNormalizer):
-            backend.normalizer = _bert_normalizer(settings, backend.normalizer)
+        _overrule(backend, settings, kind)
     else:
-        path = folder / "vocab.txt"
-        backend = _from_vocabulary(path, names, settings)
+        files = _vocabulary_files(folder, kind)
+        path = files[0]
+        backend = kind.make(files, settings, names)
+    _add_tokens(backend, settings, kind)
+    backend.encode_special_tokens = settings.boolean("split_special_tokens", False)
     backend.no_truncation()
     backend.no_padding()
     if do_lower_case:
@@ -82,52 +92,116 @@ def _from_tokenizer_json(path: Path) -> Tokenizer:
         raise ModelFolderError(f"{path}: not a tokenizer ({error})") from error
 
 
-def _from_vocabulary(path: Path, names: dict[str, str], settings: Fields) -> Tokenizer:
-    """BERT's WordPiece tokenizer around the vocabulary of a `vocab.txt`: one token a line, ids from 0."""
-    if is_there(path) and not os.path.isfile(path):
-        raise ModelFolderError(f"{path}: not a regular file")
-    if not is_there(path):
-        raise ModelFolderError(f"{path.parent}: no tokenizer: neither tokenizer.json nor vocab.txt is there")
-    added = Fields.read_if_there(path.with_name("added_tokens.json"))
-    if added.values:
+def _overrule(backend: Tokenizer, settings: Fields, kind: TokenizerKind) -> None:
+    if kind.is_wordpiece and isinstance(backend.normalizer, normalizers.BertNormalizer):
+        backend.normalizer = bert_normalizer(settings, backend.normalizer)
+    if isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+        # Silence means false, whatever the file says.
+        pre_tokenizer = backend.pre_tokenizer
+        pre_tokenizer.add_prefix_space = settings.boolean("add_prefix_space", False)
+        backend.pre_tokenizer = pre_tokenizer
+
+
+def _vocabulary_files(folder: Path, kind: TokenizerKind) -> list[Path]:
+    """The files that make a tokenizer of this kind without a `tokenizer.json`."""
+    if kind.make is None:
+        known = ", ".join(name for name, other in KINDS.items() if other.make)
         raise ModelFolderError(
-            f"{added.path}: adds {shown(sorted(added.values))} to vocab.txt, which needs a tokenizer.json: "
-            f"save the tokenizer once with transformers' AutoTokenizer"
+            f"{folder}: no tokenizer: tokenizer.json is not there, and only of {known}, not of {kind.name}, the "
+            f"vocabulary alone is read"
         )
-    try:
-        # Not splitlines: a vocabulary may hold characters that it takes for line ends.
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path}: not a vocabulary ({error})") from error
-    vocabulary = {token: id for id, token in enumerate(lines)}
-    backend = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
-    backend.normalizer = _bert_normalizer(settings, normalizers.BertNormalizer())
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece()
-    backend.add_special_tokens([AddedToken(name, normalized=False) for name in names.values() if name in vocabulary])
-    return backend
+    files = [folder / name for name in kind.files]
+    missing = [file.name for file in files if not is_there(file)]
+    if missing:
+        raise ModelFolderError(
+            f"{folder}: no tokenizer: neither tokenizer.json nor {' and '.join(missing)} is there, which {kind.name} "
+            f"is read from"
+        )
+    return files
 
 
-def _bert_normalizer(settings: Fields, base: normalizers.BertNormalizer) -> normalizers.BertNormalizer:
-    """`base`, overruled by what `tokenizer_config.json` says."""
-    accents = settings.choice("strip_accents", (True, False, None), base.strip_accents)
-    return normalizers.BertNormalizer(
-        clean_text=base.clean_text,
-        handle_chinese_chars=settings.boolean("tokenize_chinese_chars", base.handle_chinese_chars),
-        strip_accents=accents,
-        lowercase=settings.boolean("do_lower_case", base.lowercase),
-    )
-
-
-def _special_names(settings: Fields, config: EncoderConfig) -> dict[str, str]:
-    """How the special tokens are written: a string, or an object whose `content` it is."""
-    names = {}
-    for role, usual in config.architecture.special_tokens.items():
+def _special_tokens(
+    settings: Fields, kind: TokenizerKind, listed: Mapping[str, AddedToken]
+) -> dict[str, AddedToken | str]:
+    """The special tokens by role, as a mere name where neither folder nor class says more."""
+    tokens: dict[str, AddedToken | str] = {}
+    for role in ROLES:
         if isinstance(settings.values.get(role), dict):
-            names[role] = settings.object(role).string("content")
-        else:
-            names[role] = settings.string(role, usual) if settings.has(role) else usual
-    return names
+            token = _added_token(settings.object(role), special=True)
+            tokens[role] = listed.get(token.content, token)
+        elif settings.has(role):
+            name = settings.string(role)
+            tokens[role] = listed.get(name) or kind.special_token(role, name)
+        elif role in kind.special_tokens:
+            tokens[role] = kind.special_token(role, kind.special_tokens[role])
+    return tokens
+
+
+def _special_names(settings: Fields, kind: TokenizerKind) -> dict[str, str]:
+    """How the special tokens are written, by role."""
+    return {role: _content(token) for role, token in _special_tokens(settings, kind, {}).items()}
+
+
+def _content(token: AddedToken | str) -> str:
+    return token if isinstance(token, str) else token.content
+
+
+def _added_token(fields: Fields, **flags: bool) -> AddedToken:
+    flags = {name: fields.boolean(name) for name in _FLAGS if name in fields.values} | flags
+    return AddedToken(fields.string("content"), **flags)
+
+
+def _add_tokens(backend: Tokenizer, settings: Fields, kind: TokenizerKind) -> None:
+    """Add the tokens that the folder lists and, with their flags, the special ones.
+
+    Raises
+    ------
+    ModelFolderError
+        If a listed token has another id in this tokenizer than in the list.
+    """
+    special = set(_special_names(settings, kind).values())
+    in_file = {} if _lists_all(settings) else backend.get_added_tokens_decoder()
+    path, tokens = _listed_tokens(settings, special)
+    listed = {token.content: token for token in (*tokens.values(), *in_file.values())}
+    for id, token in sorted(tokens.items()):
+        if id not in in_file and repr(backend.get_added_tokens_decoder().get(id)) != repr(token):
+            backend.add_tokens([token])
+        found = backend.token_to_id(token.content)
+        if found != id:
+            raise ModelFolderError(
+                f"{path}: adds token {shown(token.content)} with id {id}, but in the tokenizer it has id {found}: "
+                f"save the tokenizer once with transformers' AutoTokenizer"
+            )
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for token in _special_tokens(settings, kind, listed).values():
+        # What the vocabulary lacks would get an id of which the encoder knows nothing.
+        if backend.token_to_id(_content(token)) is not None and token not in added:
+            backend.add_special_tokens([token])
+
+
+def _lists_all(settings: Fields) -> bool:
+    """Whether `tokenizer_config.json` lists every added token, as newer ones do."""
+    return "added_tokens_decoder" in settings.values
+
+
+def _listed_tokens(settings: Fields, special: set[str]) -> tuple[Path, dict[int, AddedToken]]:
+    """The tokens of `added_tokens_decoder` or, in older folders, of `added_tokens.json`, by id."""
+    if _lists_all(settings):
+        listed = settings.object("added_tokens_decoder")
+        return settings.path, {_id(listed, key): _added_token(listed.object(key)) for key in listed.values}
+    listed = Fields.read_if_there(settings.path.with_name("added_tokens.json"))
+    return listed.path, {
+        listed.integer(name, minimum=0, maximum=1 << 31): AddedToken(
+            name, normalized=name not in special, special=name in special
+        )
+        for name in listed.values
+    }
+
+
+def _id(fields: Fields, key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) <= 10):
+        raise fields.error(key, "a field that is named by an id")
+    return int(key)
 
 
 def _check_ids(path: Path, backend: Tokenizer, config: EncoderConfig) -> None:
@@ -151,13 +225,18 @@ def _check_unknown_token(path: Path, backend: Tokenizer) -> None:
         raise ModelFolderError(f"{path}: the unknown token {shown(unknown)} is not in the vocabulary; it must be")
 
 
-def _template(path: Path, backend: Tokenizer, names: dict[str, str]) -> processors.TemplateProcessing:
-    first, last = names["cls_token"], names["sep_token"]
-    for name in (first, last):
-        if backend.token_to_id(name) is None:
+def _template(path: Path, backend: Tokenizer, names: Mapping[str, str]) -> processors.TemplateProcessing:
+    for role in ("cls_token", "sep_token"):
+        if role not in names:
             raise ModelFolderError(
-                f"{path}: special token {shown(name)} is not in the vocabulary; texts need {first} … {last}"
+                f"{path}: nothing is put around texts, and tokenizer_config.json names no {role} that could be"
             )
+        if backend.token_to_id(names[role]) is None:
+            raise ModelFolderError(
+                f"{path}: special token {shown(names[role])} is not in the vocabulary; texts need "
+                f"{names['cls_token']} … {names.get('sep_token', '')}"
+            )
+    first, last = names["cls_token"], names["sep_token"]
     return processors.TemplateProcessing(
         single=[first, "$A", last],
         pair=[first, "$A", last, "$B:1", f"{last}:1"],

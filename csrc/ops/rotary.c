@@ -31,8 +31,8 @@ void sp_rotary_table(float *table, int64_t rotary, double base, int64_t position
 {
 	int64_t half = rotary / 2;
 	for (int64_t i = 0; i < half; i++) {
-		float exponent = (float)(2 * i) / (float)rotary;
-		float frequency = 1.0f / (float)pow(base, exponent);
+		double exponent = (double)((float)(2 * i) / (float)rotary);
+		float frequency = 1.0f / (float)sp_exp64(exponent * sp_log64(base));
 		for (int64_t p = 0; p < positions; p++) {
 			double sine, cosine;
 			sine_and_cosine((float)p * frequency, &sine, &cosine);
