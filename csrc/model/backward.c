@@ -22,8 +22,7 @@ struct run {
 	struct sp_positions positions;
 	struct sp_groups groups;
 	struct sp_layer_gradients *of_rank;
-	float *dout, *din; /* swapped from layer to layer */
-	int64_t *numbers;  /* the memory of offsets and cuts */
+	int64_t *numbers; /* the memory of offsets and cuts */
 	int (*poll)(void *);
 	void *poll_arg;
 	_Atomic int stopped;
@@ -39,12 +38,13 @@ static int stop(struct run *run, const struct sp_team *team)
 /* ---- from outside -------------------------------------------------------------------------------------------------- */
 
 /* Complete dout of a chunk: what comes from the layer above, for the topmost zero, plus what callers gave for this one. */
-static void receive(const struct run *run, const struct sp_chunk *chunk, int64_t layer, struct sp_team *team)
+static void receive(const struct run *run, float *all, const struct sp_chunk *chunk, int64_t layer,
+                    struct sp_team *team)
 {
 	const struct sp_training_batch *batch = &run->t->batch;
 	const struct sp_config *config = &run->t->model->config;
 	int64_t H = config->layer.hidden, ld = sp_row_stride(H), N = chunk->offsets[chunk->n], first, end;
-	float *dout = run->dout + chunk->token * ld;
+	float *dout = all + chunk->token * ld;
 	if (layer == batch->last_layer) {
 		while (sp_team_take(team, 1, 1, &first, &end)) {
 			memset(dout, 0, (size_t)(N * ld) * sizeof(float));
@@ -65,35 +65,31 @@ typedef void chunk_step(const struct run *run, int64_t layer, const struct sp_ch
                         const struct sp_layer_gradients *own, struct sp_team *team);
 
 /* All chunks go through a step; returns whether the run goes on. */
-static int for_all_chunks(struct run *run, int64_t layer, chunk_step *step, struct sp_team *team)
+static int for_all_chunks(struct run *run, int64_t layer, chunk_step *step, const struct sp_layer_gradients *own,
+                          struct sp_team *team)
 {
-	struct sp_team alone = {.size = 1};
 	int64_t first, end;
 	if (run->together) {
-		struct sp_layer_gradients own = run->of_rank[0];
-		own.scratch = run->of_rank[team->rank].scratch;
 		for (int64_t c = 0; c < run->chunks && !stop(run, team); c++)
-			step(run, layer, &run->chunk[c], &own, team);
+			step(run, layer, &run->chunk[c], own, team);
 		return !stop(run, team);
 	}
 	while (sp_team_take(team, run->chunks, 1, &first, &end))
 		for (int64_t c = first; c < end && !stop(run, team); c++) {
-			struct sp_team one = alone;
-			step(run, layer, &run->chunk[c], &run->of_rank[team->rank], &one);
+			struct sp_team alone = {.size = 1};
+			step(run, layer, &run->chunk[c], own, &alone);
 		}
 	return !stop(run, team);
 }
 
 /* The chunk's rows of what belongs to all tokens. */
-static struct sp_layer_gradients gradients_of_chunk(const struct run *run, const struct sp_layer_gradients *own,
+static struct sp_layer_gradients gradients_of_chunk(const struct sp_layer_gradients *own,
                                                     const struct sp_layer_acts *acts, const struct sp_chunk *chunk)
 {
 	struct sp_layer_gradients g = *own;
 	int64_t hidden = chunk->token * acts->ld_hidden, inner = chunk->token * acts->inner.ld;
-	float **of_hidden[] = {&g.dexpanded, &g.dattended,     &g.dmiddle,
-	                       &g.dnormed,   &g.output_normed, &g.attention_normed};
-	g.dout = run->dout + hidden;
-	g.din = run->din + hidden;
+	float **of_hidden[] = {&g.dout,    &g.din,     &g.dexpanded,     &g.dattended,
+	                       &g.dmiddle, &g.dnormed, &g.output_normed, &g.attention_normed};
 	for (size_t i = 0; i < sizeof of_hidden / sizeof of_hidden[0]; i++)
 		*of_hidden[i] += hidden;
 	g.dqkv += chunk->token * acts->ld_qkv;
@@ -117,6 +113,12 @@ static struct sp_layer_acts acts_of_chunk(const struct sp_layer_acts *tape, cons
 	return acts;
 }
 
+/* Whether the topmost states come out of a layer norm of their own. */
+static int ends_normed(const struct sp_training *t)
+{
+	return t->model->final_norm && t->batch.last_layer == t->model->config.layers;
+}
+
 /* `layer` counts from 0. */
 static void layer_step(const struct run *run, int64_t layer, const struct sp_chunk *chunk,
                        const struct sp_layer_gradients *own, struct sp_team *team)
@@ -125,21 +127,19 @@ static void layer_step(const struct run *run, int64_t layer, const struct sp_chu
 	const struct sp_layer_weights *w = sp_model_layer(t->model, layer);
 	struct sp_layer_kind kind = sp_kind_of_layer(&t->model->config, layer);
 	struct sp_layer_acts acts = acts_of_chunk(&t->tape.layer[layer], chunk);
-	struct sp_layer_gradients g = gradients_of_chunk(run, own, &t->tape.layer[layer], chunk);
-	if (layer + 1 < t->batch.last_layer || !t->tape.before_final_norm)
-		receive(run, chunk, layer + 1, team);
+	struct sp_layer_gradients g = gradients_of_chunk(own, &t->tape.layer[layer], chunk);
+	if (layer + 1 < t->batch.last_layer || !ends_normed(t))
+		receive(run, own->dout, chunk, layer + 1, team);
 	sp_layer_backward(&g, &acts, t->tape.h[layer] + chunk->token * acts.ld_hidden, w,
 	                  &t->layer_transposed[w - t->model->group], &kind, &t->dropout, layer + 1, chunk, team);
 }
 
-static void layer_weights(const struct run *run, int64_t layer, struct sp_team *team)
+static void layer_weights(const struct run *run, int64_t layer, const struct sp_layer_gradients *own,
+                          struct sp_team *team)
 {
 	const struct sp_training *t = run->t;
 	struct sp_layer_kind kind = sp_kind_of_layer(&t->model->config, layer);
-	struct sp_layer_gradients g = t->gradients_of_layer;
-	g.dout = run->dout;
-	g.din = run->din;
-	sp_layer_backward_weight(sp_model_layer(t->gradients, layer), &g, &t->tape.layer[layer], t->tape.h[layer],
+	sp_layer_backward_weight(sp_model_layer(t->gradients, layer), own, &t->tape.layer[layer], t->tape.h[layer],
 	                         &kind, &run->groups, team);
 }
 
@@ -149,8 +149,8 @@ static void final_norm_step(const struct run *run, int64_t layer, const struct s
 	const struct sp_training *t = run->t;
 	const struct sp_layer_kind *kind = &t->model->config.layer;
 	int64_t ld = sp_row_stride(kind->hidden), at = chunk->token * ld;
-	receive(run, chunk, layer, team);
-	sp_layernorm_backward(run->din + at, ld, own->output_normed + at, ld, run->dout + at, ld,
+	receive(run, own->dout, chunk, layer, team);
+	sp_layernorm_backward(own->din + at, ld, own->output_normed + at, ld, own->dout + at, ld,
 	                      t->tape.before_final_norm + at, ld, NULL, 0, t->model->final_norm, kind->norm_eps,
 	                      chunk->offsets[chunk->n], kind->hidden, team);
 }
@@ -162,10 +162,9 @@ static void embedding_step(const struct run *run, int64_t layer, const struct sp
 	const struct sp_config *config = &t->model->config;
 	int64_t ld = sp_row_stride(config->layer.hidden), ld_embedded = sp_row_stride(config->embedding);
 	int64_t N = chunk->offsets[chunk->n], at = chunk->token * ld_embedded, first, end;
-	const float *dout = run->dout + chunk->token * ld;
+	const float *dout = own->dout + chunk->token * ld;
 	float *dembedded = t->dembedded + at;
-	(void)own;
-	receive(run, chunk, layer, team);
+	receive(run, own->dout, chunk, layer, team);
 	if (t->masters->projection.data)
 		sp_linear_backward(dembedded, ld_embedded, dout, ld, &t->projection_transposed, N, team);
 	else
@@ -175,14 +174,14 @@ static void embedding_step(const struct run *run, int64_t layer, const struct sp
 	sp_embed_backward(t->dsums + at, t->normed_sums + at, dembedded, ld_embedded, t->model, chunk, team);
 }
 
-static void embedding_weights(const struct run *run, struct sp_team *team)
+static void embedding_weights(const struct run *run, const struct sp_layer_gradients *own, struct sp_team *team)
 {
 	const struct sp_training *t = run->t;
 	struct sp_model *d = t->gradients;
 	int64_t E = d->config.embedding, ld = sp_row_stride(E), ld_hidden = sp_row_stride(d->config.layer.hidden);
 	struct sp_chunk all = {.ids = t->batch.ids, .offsets = run->numbers, .n = t->batch.B};
 	if (d->projection.data)
-		sp_linear_backward_weight(&d->projection, d->projection_bias, run->dout, ld_hidden, t->tape.embedded,
+		sp_linear_backward_weight(&d->projection, d->projection_bias, own->dout, ld_hidden, t->tape.embedded,
 		                          ld, &run->groups, team);
 	sp_layernorm_backward_weight(d->embedding_norm, d->embedding_norm_bias, t->dembedded, ld, t->normed_sums, ld,
 	                             &run->groups, E, team);
@@ -191,39 +190,36 @@ static void embedding_weights(const struct run *run, struct sp_team *team)
 
 /* ---- the run --------------------------------------------------------------------------------------------------------- */
 
-/* The gradient of a layer's input is that of the output of the layer below. Every rank calls it after the same step, one
- * of them swaps. */
-static void descend(struct run *run, struct sp_team *team)
+/* The gradient of a layer's input is that of the output of the layer below. */
+static void descend(struct sp_layer_gradients *own)
 {
-	int64_t first, end;
-	while (sp_team_take(team, 1, 1, &first, &end)) {
-		float *above = run->dout;
-		run->dout = run->din;
-		run->din = above;
-	}
+	float *above = own->dout;
+	own->dout = own->din;
+	own->din = above;
 }
 
 static void work(void *arg, struct sp_team *team)
 {
 	struct run *run = arg;
 	const struct sp_training *t = run->t;
-	int64_t last = t->batch.last_layer, ld = sp_row_stride(t->model->config.layer.hidden);
-	if (t->model->final_norm && last == t->model->config.layers) {
-		if (!for_all_chunks(run, last, final_norm_step, team))
+	int64_t last = t->batch.last_layer, H = t->model->config.layer.hidden, ld = sp_row_stride(H);
+	struct sp_layer_gradients own = run->of_rank[run->together ? 0 : team->rank];
+	own.scratch = run->of_rank[team->rank].scratch;
+	if (ends_normed(t)) {
+		if (!for_all_chunks(run, last, final_norm_step, &own, team))
 			return;
-		sp_layernorm_backward_weight(t->gradients->final_norm, t->gradients->final_norm_bias, run->dout, ld,
-		                             t->gradients_of_layer.output_normed, ld, &run->groups,
-		                             t->model->config.layer.hidden, team);
-		descend(run, team);
+		sp_layernorm_backward_weight(t->gradients->final_norm, t->gradients->final_norm_bias, own.dout, ld,
+		                             own.output_normed, ld, &run->groups, H, team);
+		descend(&own);
 	}
 	for (int64_t layer = last - 1; layer >= 0; layer--) {
-		if (!for_all_chunks(run, layer, layer_step, team))
+		if (!for_all_chunks(run, layer, layer_step, &own, team))
 			return;
-		layer_weights(run, layer, team);
-		descend(run, team);
+		layer_weights(run, layer, &own, team);
+		descend(&own);
 	}
-	if (for_all_chunks(run, 0, embedding_step, team))
-		embedding_weights(run, team);
+	if (for_all_chunks(run, 0, embedding_step, &own, team))
+		embedding_weights(run, &own, team);
 }
 
 /* Cut the batch into chunks and groups. */
@@ -283,8 +279,6 @@ enum sp_status sp_training_backward(struct sp_training *t, const float *dstates,
 		status = sp_gradients_reserve(t, t->batch.offsets[t->batch.B], run.of_rank, threads, run.most,
 		                              run.longest);
 	if (status == SP_OK) {
-		run.dout = t->gradients_of_layer.dout;
-		run.din = t->gradients_of_layer.din;
 		sp_threads_run(threads, work, &run);
 		status = atomic_load(&run.stopped) ? SP_CANCELLED : SP_OK;
 	}

@@ -129,15 +129,15 @@ static int blocks_in(const struct entry *entry)
 }
 
 /* Outputs that are stored of a matrix, or elements of a vector: whole panels where they are packed. */
-static int64_t stored_rows(const struct entry *entry, const struct sp_config *config)
+static int64_t stored_rows(const struct entry *entry, const struct sp_model *model)
 {
-	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, config);
-	return entry->form == PANELS ? (rows + nr - 1) / nr * nr : rows;
+	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, &model->config);
+	return entry->form == PANELS && model->packed ? (rows + nr - 1) / nr * nr : rows;
 }
 
-static int64_t stored_floats(const struct entry *entry, const struct sp_config *config)
+static int64_t stored_floats(const struct entry *entry, const struct sp_model *model)
 {
-	int64_t floats = stored_rows(entry, config) * (entry->cols ? size_of(entry->cols, config) : 1);
+	int64_t floats = stored_rows(entry, model) * (entry->cols ? size_of(entry->cols, &model->config) : 1);
 	return (floats + ALIGNED_FLOATS - 1) / ALIGNED_FLOATS * ALIGNED_FLOATS;
 }
 
@@ -153,7 +153,7 @@ static void place_field(struct sp_model *model, const struct sp_slot *slot, floa
 	int64_t rows = blocks_in(entry) * size_of(entry->rows, &model->config);
 	int64_t cols = size_of(entry->cols, &model->config), nr = sp_runtime()->kernels->nr;
 	*(struct sp_matrix *)field = (struct sp_matrix){memory, rows, cols};
-	int64_t stored = stored_rows(entry, &model->config);
+	int64_t stored = stored_rows(entry, model);
 	if (stored > rows)
 		memset(memory + (stored - nr) * cols, 0, (size_t)(nr * cols) * sizeof(float));
 }
@@ -163,7 +163,7 @@ static int allocate_weights(struct sp_model *model)
 {
 	int64_t floats = 0;
 	for (int64_t i = 0; i < model->n_tensors; i++)
-		floats += model->slots[i].entry->block ? 0 : stored_floats(model->slots[i].entry, &model->config);
+		floats += model->slots[i].entry->block ? 0 : stored_floats(model->slots[i].entry, model);
 	model->weights = model->packed ? sp_floats(floats) : sp_zeros(floats);
 	model->floats = floats;
 	float *memory = model->weights;
@@ -172,7 +172,7 @@ static int allocate_weights(struct sp_model *model)
 		if (slot->entry->block)
 			continue;
 		place_field(model, slot, memory);
-		memory += stored_floats(slot->entry, &model->config);
+		memory += stored_floats(slot->entry, model);
 	}
 	return model->weights != NULL;
 }
