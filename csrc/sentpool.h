@@ -503,11 +503,31 @@ void sp_normalize_forward(float *y, const float *x, int64_t n, int64_t d);
 
 enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN };
 /* Similarities in float64, summed in one fixed order; distances are negated. The cosine of equal vectors is exactly 1,
- * of a zero vector 0. out[n] for rows of a and b one by one, out[n, m] for every row of a against every row of b, on
+ * of a zero vector 0. Of x and y, whose products with themselves are xx and yy (cosines need them); out[n] for rows of
+ * a and b one by one, out[n, m] for every row of a against every row of b, on
  * `threads` threads and with poll as in sp_encode. */
+double sp_similarity(const float *x, const float *y, double xx, double yy, int64_t d, enum sp_metric metric);
 void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t n, int64_t d, enum sp_metric metric);
 enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const float *b, int64_t m, int64_t d,
                                     enum sp_metric metric, int threads, int (*poll)(void *), void *poll_arg);
+
+/* ---- model/search.c: the most similar rows of a corpus ------------------------------------------------------------- */
+
+struct sp_search_job {
+	int64_t *ids;               /* [n_queries, k], best first, equal scores by ascending row */
+	float *scores;              /* [n_queries, k], what sp_similarity gives, rounded */
+	const float *queries;       /* [n_queries, d], without gaps */
+	struct sp_strided corpus;   /* [n, d] */
+	int64_t n_queries, n, d, k; /* 0 < k <= n */
+	enum sp_metric metric;      /* cosine, dot or euclidean */
+	int threads;
+	int (*poll)(void *); /* as in sp_encode_job */
+	void *poll_arg;
+	int64_t bad_query, bad_row; /* the first that is not finite or too long for products in float32; else -1 */
+};
+
+/* Run the job. The results do not depend on threads, bit for bit. SP_INVALID: see bad_query, bad_row. */
+enum sp_status sp_search(struct sp_search_job *job);
 
 /* ---- base/math64.c: float64 functions with the same bits on every machine --------------------------------------------- */
 

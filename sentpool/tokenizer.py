@@ -102,6 +102,11 @@ class TextTokenizer:
                 raise ModelFolderError(f"{folder}: {error}") from error
 
     @property
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """The ids that are put before and behind every text."""
+        return self._prefix, self._suffix
+
+    @property
     def max_seq_length(self) -> int:
         """The most tokens kept of a text, special tokens included; settable."""
         return self._max_seq_length

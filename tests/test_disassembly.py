@@ -18,6 +18,9 @@ pytestmark = [
 # No v_fma in their sources, so nothing fused in their code; the others multiply and add as well as fuse.
 WITHOUT_FMA = (
     "divide_rows",
+    "dots",
+    "squares",
+    "screen",
     "embed_row",
     "pool_sum",
     "pool_max",

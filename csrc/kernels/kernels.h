@@ -56,6 +56,11 @@ struct sp_adamw {
 	float eps;
 };
 
+/* What a score must exceed, as far as the corpus row decides it (see model/search.c). */
+struct sp_screen_row {
+	float factor, shift, length;
+};
+
 struct sp_kernels {
 	const char *isa;
 	int64_t nr; /* columns of a panel */
@@ -133,8 +138,14 @@ struct sp_kernels {
 	                    int64_t cols);
 	/* sum over a row of x[i] * x[i], 16 virtual lanes */
 	float (*sum_of_squares)(const float *x, int64_t H);
+	/* out[j] = x_j . x_j for `rows` rows of x: the bits of dots */
+	void (*squares)(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);
 	/* out[j] = x . y_j for `rows` rows of y, in float64 with 8 virtual lanes; every product is exact */
 	void (*dots)(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
+	/* Where in scores[rows][nr] a search must look closer: hits become row * nr + column, ascending, wherever
+	 * score > limit[column] * row.factor + (row.shift - slack[column] * row.length). Returns how many. */
+	int64_t (*screen)(int32_t *hits, const float *scores, const float *limit, const float *slack,
+	                  const struct sp_screen_row *row, int64_t rows);
 
 	/* m += (g - m) first_rate, v = v second_decay + g^2 second_rate, p = p decay - step m / (sqrt(v) / second_root +
 	 * eps), for n parameters p with moments m and v and gradients g, which are multiplied by clip first. */
@@ -195,7 +206,10 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	void sp_columns_add_##isa(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,       \
 	                          int64_t cols);                                                                       \
 	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
+	void sp_squares_##isa(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);                       \
 	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);         \
+	int64_t sp_screen_##isa(int32_t *hits, const float *scores, const float *limit, const float *slack,            \
+	                        const struct sp_screen_row *row, int64_t rows);                                        \
 	void sp_adamw_##isa(float *p, float *m, float *v, const float *g, const struct sp_adamw *constants, int64_t n);
 SP_DECLARE_KERNELS(generic)
 SP_DECLARE_KERNELS(avx2)

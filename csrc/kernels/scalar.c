@@ -423,17 +423,40 @@ static float sum_of_squares(const float *x, int64_t H)
 	return fold(sum);
 }
 
+static double dot(const float *x, const float *y, int64_t H)
+{
+	double lane[8] = {0};
+	for (int64_t i = 0; i < H; i++)
+		lane[i % 8] = lane[i % 8] + (double)x[i] * (double)y[i];
+	for (int half = 4; half > 0; half /= 2)
+		for (int i = 0; i < half; i++)
+			lane[i] = lane[i] + lane[i + half];
+	return lane[0];
+}
+
+static void squares(double *out, const float *x, int64_t ld, int64_t rows, int64_t H)
+{
+	for (int64_t j = 0; j < rows; j++)
+		out[j] = dot(x + j * ld, x + j * ld, H);
+}
+
 static void dots(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H)
 {
-	for (int64_t j = 0; j < rows; j++) {
-		double lane[8] = {0};
-		for (int64_t i = 0; i < H; i++)
-			lane[i % 8] = lane[i % 8] + (double)x[i] * (double)y[j * ldy + i];
-		for (int half = 4; half > 0; half /= 2)
-			for (int i = 0; i < half; i++)
-				lane[i] = lane[i] + lane[i + half];
-		out[j] = lane[0];
-	}
+	for (int64_t j = 0; j < rows; j++)
+		out[j] = dot(x, y + j * ldy, H);
+}
+
+static int64_t screen(int32_t *hits, const float *scores, const float *limit, const float *slack,
+                      const struct sp_screen_row *row, int64_t rows)
+{
+	int64_t count = 0;
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t j = 0; j < NR; j++) {
+			float bound = limit[j] * row[r].factor + (row[r].shift - slack[j] * row[r].length);
+			if (scores[r * NR + j] > bound)
+				hits[count++] = (int32_t)(r * NR + j);
+		}
+	return count;
 }
 
 static void adamw(float *p, float *m, float *v, const float *gradient, const struct sp_adamw *a, int64_t n)
@@ -475,6 +498,8 @@ const struct sp_kernels sp_kernels_scalar = {
 	.pool_max_backward = pool_max_backward,
 	.columns_add = columns_add,
 	.sum_of_squares = sum_of_squares,
+	.squares = squares,
 	.dots = dots,
 	.adamw = adamw,
+	.screen = screen,
 };

@@ -39,6 +39,8 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.pool_max_backward = SP_ISA_NAME(sp_pool_max_backward),
 	.columns_add = SP_ISA_NAME(sp_columns_add),
 	.sum_of_squares = SP_ISA_NAME(sp_sum_of_squares),
+	.squares = SP_ISA_NAME(sp_squares),
 	.dots = SP_ISA_NAME(sp_dots),
 	.adamw = SP_ISA_NAME(sp_adamw),
+	.screen = SP_ISA_NAME(sp_screen),
 };

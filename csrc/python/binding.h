@@ -70,6 +70,7 @@ extern PyType_Spec sp_model_spec, sp_training_spec;
 extern PyTypeObject *sp_model_type; /* set at import */
 /* The model of a Model that is finished; NULL and an exception for anything else. */
 struct sp_model *sp_finished_model(PyObject *object);
-extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_training_functions[];
+extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_search_functions[], sp_training_functions[];
+extern const char *const sp_metric_names[];
 
 #endif

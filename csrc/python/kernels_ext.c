@@ -41,6 +41,8 @@ static const struct {
               FIELD(pool_max),
               FIELD(sum_of_squares),
               FIELD(dots),
+              FIELD(squares),
+              FIELD(screen),
               FIELD(dropout),
               FIELD(dropout_columns),
               FIELD(gemm_add),

@@ -45,6 +45,7 @@ static int module_exec(PyObject *module)
 	    add_type(module, "Model", &sp_model_spec, &sp_model_type) < 0)
 		return -1;
 	int status = PyModule_AddFunctions(module, sp_pooling_functions);
+	status = status == 0 ? PyModule_AddFunctions(module, sp_search_functions) : status;
 	return status == 0 ? PyModule_AddFunctions(module, sp_training_functions) : status;
 }
 
