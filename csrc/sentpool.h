@@ -113,135 +113,7 @@ struct sp_gemm_calls {
 struct sp_gemm_calls sp_gemm_calls(void);
 void sp_count_panel_calls(int64_t n);
 
-/* ---- ops/: one operation per file; each rank of the team computes its share of the outputs ------------------------- */
-
-/* A weight [rows = out, cols = in]: in panels for the panel engine, else row-major with ld = cols. */
-struct sp_matrix {
-	float *data;
-	int64_t rows, cols;
-};
-
-struct sp_chunk;
-struct sp_config;
-struct sp_layer_kind;
-struct sp_layer_weights;
-struct sp_model;
-
-/* The row of the position table for token t of a sentence: they are counted from position_offset on, padding tokens not. */
-int64_t sp_position_row(const struct sp_config *config, const int32_t *ids, int64_t t);
-/* y[N, E] = LayerNorm(words[id] + types[0] + positions[row]) for the packed sentences of a chunk, without the tables that
- * the encoder has not. */
-void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
-                      struct sp_team *team);
-
-/* dz[N, E], the gradient of the sums, from dy[N, E]; and the normed sums. Ranks split the rows. */
-void sp_embed_backward(float *dz, float *normed, const float *dy, int64_t ld, const struct sp_model *model,
-                       const struct sp_chunk *chunk, struct sp_team *team);
-/* Add dz to the rows of the tables that made it, token after token; ranks split the columns. */
-void sp_embed_backward_weight(const struct sp_model *gradients, const float *dz, int64_t ld,
-                              const struct sp_chunk *chunk, struct sp_team *team);
-
-/* y[N, out] = x[N, in] W^T + bias; bias may be NULL; ranks split the columns. */
-void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, struct sp_team *team);
-/* Columns [first, end) of the same; first begins a panel. */
-void sp_linear_columns(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, int64_t first, int64_t end);
-
-/* Consecutive rows whose gradients are summed together: group g is rows [cuts[g], cuts[g + 1]), up to SP_KC of them. */
-struct sp_groups {
-	int64_t n;
-	const int64_t *cuts;
-};
-
-/* dx[N, in] = dy[N, out] W; transposed is W^T [in, out] in panels, whatever the engine; ranks split the columns. */
-void sp_linear_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const struct sp_matrix *transposed,
-                        int64_t N, struct sp_team *team);
-/* dweight[out, in] += dy^T x and dbias[out] += sum of dy, dbias may be NULL: group after group, in each a chain from 0;
- * ranks split the outputs. Rows of x are read to the end of a panel. */
-void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy,
-                               const float *x, int64_t ldx, const struct sp_groups *groups, struct sp_team *team);
-/* W^T of a row-major weight [out, in] as sp_linear_backward wants it: sp_transposed_floats of them. */
-int64_t sp_transposed_floats(int64_t out, int64_t in);
-void sp_linear_transpose(const struct sp_matrix *transposed, const float *weight, struct sp_team *team);
-
-/* The wide states inside a feed-forward block, each [N, F], rows ld apart. */
-struct sp_inner {
-	float *activated; /* what the block's second product reads */
-	float *raw;       /* what the activation reads: the same memory in inference */
-	float *gate;      /* the factors of a gated block */
-	int64_t ld;
-};
-/* activated = f(raw), times gate where there is one, from x[N, H]; ranks split the columns. */
-void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx, const struct sp_layer_weights *w,
-                       enum sp_activation f, int64_t N, struct sp_team *team);
-
-/* draw, and dgate where there is one, from dactivated [N, F], rows all inner->ld apart; inner->raw and inner->gate are read,
- * inner->activated is computed once more. Ranks split the rows. */
-void sp_expand_backward(float *draw, float *dgate, const struct sp_inner *inner, const float *dactivated,
-                        enum sp_activation f, int64_t N, int64_t F, struct sp_team *team);
-
-/* y = LayerNorm(a + b), b and beta may be NULL; ranks split the rows. */
-void sp_layernorm_forward(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
-                          const float *gamma, const float *beta, float eps, int64_t N, int64_t H, struct sp_team *team);
-
-/* dz, the gradient of a + b, and normed = (a + b - mean) / deviation; dz may be dy. Ranks split the rows. */
-void sp_layernorm_backward(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy, int64_t lddy,
-                           const float *a, int64_t lda, const float *b, int64_t ldb, const float *gamma, float eps,
-                           int64_t N, int64_t H, struct sp_team *team);
-/* dgamma[H] += sum of dy * normed, dbeta[H] += sum of dy, by groups; dbeta may be NULL; ranks split the columns. */
-void sp_layernorm_backward_weight(float *dgamma, float *dbeta, const float *dy, int64_t lddy, const float *normed,
-                                  int64_t ldn, const struct sp_groups *groups, int64_t H, struct sp_team *team);
-
-/* y = a + b, all [N, H]; ranks split the rows. */
-void sp_residual_forward(float *y, const float *a, const float *b, int64_t ld, int64_t N, int64_t H,
-                         struct sp_team *team);
-
-/* Dropout, by draws that depend on these and on a value's place alone (kernels/philox.h). */
-struct sp_dropout {
-	double hidden, attention; /* probabilities, in [0, 1): of states, of attention probabilities */
-	uint64_t seed;
-	uint32_t step;
-	int64_t first_row; /* sentence i of the job is row first_row + i, below 2^32 */
-};
-
-/* The most tokens of a sentence whose values have draws of their own. */
-int64_t sp_dropout_longest(int64_t heads);
-/* The draws of a sentence of the job at one place; layer 0 is the embedding output. dropout NULL: nothing is dropped. */
-struct sp_draws sp_dropout_draws(const struct sp_dropout *dropout, enum sp_site site, int64_t layer, int64_t sentence);
-/* Drop values of y[N, H], in place; ranks split the rows. dropout NULL: y stays. */
-void sp_dropout_forward(float *y, int64_t ld, const struct sp_dropout *dropout, enum sp_site site, int64_t layer,
-                        const struct sp_chunk *chunk, int64_t H, struct sp_team *team);
-
-/* table[positions][rotary]: the cosines, then the sines of each position's angles. */
-void sp_rotary_table(float *table, int64_t rotary, double base, int64_t positions);
-/* Turn queries and keys of qkv[N, 3H] by their positions, in place; ranks split the rows. */
-void sp_rotary_forward(float *qkv, int64_t ld, const float *table, const struct sp_layer_kind *kind,
-                       const struct sp_chunk *chunk, struct sp_team *team);
-
-/* Turn their gradients back. `line` is scratch of one rank, kind->rotary floats. */
-void sp_rotary_backward(float *dqkv, int64_t ld, const float *table, const struct sp_layer_kind *kind,
-                        const struct sp_chunk *chunk, float *line, struct sp_team *team);
-
-/* Queries that share a range of keys in local attention; a multiple of every nr. */
-enum { SP_QUERY_BLOCK = 32 };
-
-/* Floats of scratch that one rank needs for sentences of up to T tokens. */
-int64_t sp_attention_scratch(int64_t T, int64_t d);
-/* context[N, H] = dropout(softmax(Q K^T / sqrt d)) V per sentence and head, from qkv[N, 3H], with the bias and within the
- * window that the layer has; ranks split sentences x heads. Rows of qkv must be followed by one panel's width of readable
- * floats. */
-void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t ld, const struct sp_chunk *chunk,
-                          const struct sp_layer_kind *kind, const struct sp_dropout *dropout, int64_t layer,
-                          float *scratch, struct sp_team *team);
-
-/* Floats of scratch that one rank needs for the gradient. */
-int64_t sp_attention_backward_scratch(int64_t T, int64_t d);
-/* dqkv[N, 3H] from dcontext[N, H]; the weights are computed again and dropped by the same draws. Ranks split sentences x
- * heads. Rows of qkv and of dcontext must be followed by one panel's width of readable floats. */
-void sp_attention_backward(float *dqkv, int64_t lddqkv, const float *dcontext, int64_t ldc, const float *qkv,
-                           int64_t ld, const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
-                           const struct sp_dropout *dropout, int64_t layer, float *scratch, struct sp_team *team);
+#include "ops/ops.h"
 
 /* ---- model/model.c: an encoder's weights --------------------------------------------------------------------------- */
 
@@ -421,44 +293,7 @@ struct sp_hidden_request {
 };
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H);
 
-/* ---- model/training.c, model/backward.c: the encoder in training ------------------------------------------------------- */
-
-/* Groups of sentences, and groups of tokens (see model/groups.c): where each begins, and at last where they end. They
- * return how many; there are up to B, and up to B + N / SP_KC. */
-int64_t sp_sentence_groups(int64_t *sentences, const int64_t *offsets, int64_t B);
-int64_t sp_token_groups(int64_t *cuts, const int64_t *offsets, int64_t B);
-
-/* Sentences, and what is wanted of them; the arrays stay the caller's until the tape is used up. */
-struct sp_training_batch {
-	const int32_t *ids;
-	const int64_t *offsets; /* B + 1, as in sp_encode_job */
-	int64_t B;
-	struct sp_pool_request pool;
-	const int64_t *positions; /* ascending numbers of tokens … */
-	int64_t n_positions;
-	float *rows;        /* … whose states of the last layer go here [n_positions, H] */
-	int64_t last_layer; /* that is computed; set by sp_training_forward */
-};
-
-struct sp_training;
-/* model stays the caller's; its weights change with sp_training_update alone. Of dropout, step and row are set later. */
-enum sp_status sp_training_create(struct sp_training **training, struct sp_model *model, struct sp_dropout dropout,
-                                  int threads);
-void sp_training_free(struct sp_training *training);
-/* Parameters and gradients, both not packed. */
-const struct sp_model *sp_training_masters(const struct sp_training *training);
-const struct sp_model *sp_training_gradients(const struct sp_training *training);
-/* The parameters become the model's weights. */
-void sp_training_update(struct sp_training *training, int threads);
-/* states and rows of a batch, with dropout of `step` and of rows from first_row on; keep: with a tape for one backward
- * pass. The results do not depend on threads, nor on where a larger batch was cut. */
-enum sp_status sp_training_forward(struct sp_training *training, const struct sp_training_batch *batch, uint32_t step,
-                                   int64_t first_row, int keep, int threads, int (*poll)(void *), void *poll_arg);
-/* Add the gradients of all parameters, given those of states and rows. SP_INVALID without a tape, which is used up. */
-enum sp_status sp_training_backward(struct sp_training *training, const float *dstates, const float *drows, int threads,
-                                    int (*poll)(void *), void *poll_arg);
-
-/* ---- model/pool_layers.c: one vector per layer becomes one vector ------------------------------------------------------ */
+/* ---- model/pool_layers.c, model/layer_attention.c: one vector per layer becomes one vector ---------------------------- */
 
 /* One vector per sentence and layer: state (i, l) begins at data[i * ld_sentence + l * ld_layer]. */
 struct sp_layer_rows {
@@ -469,19 +304,44 @@ struct sp_layer_rows {
 /* y[n, H] = sum over l < count of weights[l] * state (i, index[l]), divided by divisor. */
 void sp_mix_layers_forward(float *y, struct sp_layer_rows states, const int64_t *index, const float *weights,
                            int64_t count, float divisor, int64_t n, int64_t H);
+/* Of the first `count` layers: d_states, laid out as `d_layout` says, is stored; the weights' gradient with a fixed
+ * divisor is added to d_weights[count], row after row. dy has rows ld apart. */
+void sp_mix_layers_backward(float *d_states, struct sp_layer_rows d_layout, double *d_weights, const float *dy,
+                            int64_t ld, struct sp_layer_rows states, const float *weights, int64_t count, float divisor,
+                            int64_t n, int64_t H);
 
-/* Layer-wise attention (Oh et al. 2022, equations in pool_layers.c). The weights are [H, H], rows are outputs. */
+/* Where RReLU's slopes are drawn; sentence i of a call is row first_row + i, below 2^32. */
+struct sp_rrelu {
+	uint64_t seed;
+	uint32_t step;
+	int64_t first_row;
+};
+
+/* Layer-wise attention (Oh et al. 2022, equations in layer_attention.c). The weights are [H, H], rows are outputs. */
 struct sp_layer_attention {
 	const float *query, *key, *value;
-	float slope; /* of RReLU below zero; 11/48 at inference */
+	float slope;                  /* of RReLU below zero where none is drawn; 11/48 at inference */
+	const struct sp_rrelu *drawn; /* training's slopes; NULL: `slope` */
 	int64_t H;
 };
 
-/* u[n, H], and weights[n, layers], the mean attention that each layer gets. u may be NULL. sources and targets have
- * `layers` states each. */
-enum sp_status sp_layer_attention_forward(float *u, float *weights, const struct sp_layer_attention *attention,
-                                          struct sp_layer_rows sources, struct sp_layer_rows targets, int64_t n,
-                                          int64_t layers, int threads);
+/* Sources and targets of n sentences, `layers` rows of H values each for every sentence, all rows ld apart. */
+struct sp_attention_states {
+	const float *sources, *targets;
+	int64_t ld_sources, ld_targets, n, layers;
+};
+
+/* u[n, H]; weights[n, layers], the mean attention that each layer gets; and projections[3, n, layers, H], which the
+ * backward pass takes. u and projections may be NULL. */
+enum sp_status sp_layer_attention_forward(float *u, float *weights, float *projections,
+                                          const struct sp_layer_attention *attention, struct sp_attention_states states,
+                                          int threads);
+/* All gradients are stored: d_states[n, layers, 2, H], of a layer's source, then of its target; d_query and so on
+ * [H, H]. */
+enum sp_status sp_layer_attention_backward(float *d_states, float *d_query, float *d_key, float *d_value,
+                                           const float *du, const float *projections,
+                                           const struct sp_layer_attention *attention,
+                                           struct sp_attention_states states, int threads);
 
 /* ---- model/sbert_wk.c: a sink that looks at all layers of a token at once ---------------------------------------- */
 
@@ -498,8 +358,14 @@ struct sp_sink sp_sbert_wk_sink(const struct sp_sbert_wk_request *request, int64
 /* y[n, out] = f(x[n, in] W[out, in]^T + bias[out]); bias may be NULL. */
 enum sp_status sp_dense_forward(float *y, struct sp_strided x, struct sp_strided weight, const float *bias,
                                 enum sp_activation f, int64_t n, int64_t out, int64_t in);
+/* dx[n, in], dweight[out, in] and dbias[out] are stored. */
+enum sp_status sp_dense_backward(float *dx, float *dweight, float *dbias, const float *dy, struct sp_strided x,
+                                 struct sp_strided weight, const float *bias, enum sp_activation f, int64_t n,
+                                 int64_t out, int64_t in);
 /* y[n, d] = x / max(||x||, 1e-12), row by row. */
 void sp_normalize_forward(float *y, const float *x, int64_t n, int64_t d);
+/* dx[n, d] is stored. */
+void sp_normalize_backward(float *dx, const float *dy, const float *x, int64_t n, int64_t d);
 
 enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN };
 /* Similarities in float64, summed in one fixed order; distances are negated. The cosine of equal vectors is exactly 1,
@@ -567,6 +433,50 @@ struct sp_cosent {
 	void *poll_arg;
 };
 enum sp_status sp_cosent(double *value, float *dz, const struct sp_cosent *loss, int threads);
+
+/* ---- model/mlm_choice.c, model/mlm_head.c: masked language modelling ---------------------------------------------------- */
+
+struct sp_mlm_choice {
+	uint64_t seed;
+	uint32_t step;
+	int64_t first_row;      /* sentence i is row first_row + i, below 2^32 */
+	const uint8_t *special; /* [V]: tokens that are never chosen */
+	int64_t vocab_size;
+	int32_t mask_id;
+};
+/* Replace some of the tokens of B sentences. positions and labels, which have room for all tokens, get where they were, in
+ * ascending order, and what they were; returns how many. Every id is below vocab_size. */
+int64_t sp_mlm_choice(int32_t *ids, int64_t *positions, int32_t *labels, const int64_t *offsets, int64_t B,
+                      const struct sp_mlm_choice *choice);
+
+/* E is the width of the word table, V its length. */
+struct sp_mlm_head {
+	const float *dense, *dense_bias; /* [E, H], [E] */
+	const float *gamma, *beta;       /* [E] */
+	const float *words, *bias;       /* [V, E], [V] */
+	int64_t H, E, V;
+	float eps;
+	enum sp_activation activation;
+};
+/* Of the same shapes; added to. */
+struct sp_mlm_gradients {
+	float *dense, *dense_bias, *gamma, *beta, *words, *bias;
+};
+struct sp_mlm_job {
+	const struct sp_mlm_head *head;
+	const struct sp_mlm_gradients *gradients;
+	const float *x;        /* [m, H], m > 0 */
+	const int32_t *labels; /* [m], below V */
+	int64_t m;
+	struct sp_groups groups; /* of the rows, none empty */
+	double scale;
+	double *losses; /* [m]: of each row, without scale */
+	float *dx;      /* [m, H]: gradient of scale * the sum of losses, as all others */
+	int (*poll)(void *);
+	void *poll_arg;
+};
+/* The same bits for any number of threads; gradients are undefined after a failure. */
+enum sp_status sp_mlm_head(const struct sp_mlm_job *job, int threads);
 
 /* ---- model/adamw.c: the optimiser --------------------------------------------------------------------------------------- */
 

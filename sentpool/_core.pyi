@@ -129,8 +129,15 @@ class Training:
     def groups(offsets: ArrayLike, /) -> NDArray[np.int64]: ...
 
 def dense(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /) -> NDArray[np.float32]: ...
+def dense_backward(
+    d_embeddings: ArrayLike, x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 def normalize(x: ArrayLike, /) -> NDArray[np.float32]: ...
+def normalize_backward(d_embeddings: ArrayLike, x: ArrayLike, /) -> NDArray[np.float32]: ...
 def mix_layers(states: ArrayLike, layers: ArrayLike, weights: ArrayLike, divisor: float, /) -> NDArray[np.float32]: ...
+def mix_layers_backward(
+    d_embeddings: ArrayLike, states: ArrayLike, weights: ArrayLike, divisor: float, /
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]: ...
 def layer_attention(
     sources: ArrayLike,
     targets: ArrayLike,
@@ -141,6 +148,30 @@ def layer_attention(
     threads: int = 1,
     /,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+def layer_attention_forward(
+    sources: ArrayLike,
+    targets: ArrayLike,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    slope: float,
+    draws: tuple[int, int, int] | None,
+    threads: int = 1,
+    /,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+def layer_attention_backward(
+    d_context: ArrayLike,
+    projections: ArrayLike,
+    sources: ArrayLike,
+    targets: ArrayLike,
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    slope: float,
+    draws: tuple[int, int, int] | None,
+    threads: int = 1,
+    /,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]: ...
 def similarity_pairwise(a: ArrayLike, b: ArrayLike, metric: str = "cosine", /) -> NDArray[np.float64]: ...
 def similarity(a: ArrayLike, b: ArrayLike, metric: str = "cosine", threads: int = 1, /) -> NDArray[np.float32]: ...
 def search(
@@ -167,4 +198,26 @@ def adamw(
     threads: int = 1,
     /,
 ) -> None: ...
+def mlm_choice(
+    ids: ArrayLike, offsets: ArrayLike, special: ArrayLike, mask_id: int, seed: int, step: int, first_row: int, /
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]: ...
+def mlm_head(
+    rows: ArrayLike,
+    labels: ArrayLike,
+    cuts: ArrayLike,
+    parameters: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    gradients: tuple[
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+    ],
+    eps: float,
+    activation: str,
+    scale: float,
+    threads: int = 1,
+    /,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]: ...
 def fresh_normal(n: int, deviation: float, seed: int, stream: int, /) -> NDArray[np.float32]: ...

@@ -68,7 +68,9 @@ _SIGNATURES = {
     "multiply": (None, P, N, P, N, P, N, N, N),
     "rotate": (None, P, P, P, N, N, N),
     "add_diagonals": (None, P, P, N),
+    "rrelu_slopes": (None, P, P, ctypes.POINTER(Draws), N, N, N),
     "dropout_columns": (None, P, ctypes.POINTER(Draws), N, N, N, N),
+    "softmax_row": (c_float, P, P, N),
     "adamw": (None, P, P, P, P, ctypes.POINTER(AdamW), N),
 }
 

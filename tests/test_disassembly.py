@@ -31,6 +31,7 @@ WITHOUT_FMA = (
     "multiply",
     "rotate",
     "add_diagonals",
+    "rrelu_slopes",
     "adamw",
 )
 # What a compiler makes of a * b - c and c - a * b when it contracts; v_fma never needs them.

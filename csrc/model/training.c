@@ -121,16 +121,6 @@ void sp_training_free(struct sp_training *t)
 	sp_free(t);
 }
 
-const struct sp_model *sp_training_masters(const struct sp_training *t)
-{
-	return t->masters;
-}
-
-const struct sp_model *sp_training_gradients(const struct sp_training *t)
-{
-	return t->gradients;
-}
-
 void sp_training_update(struct sp_training *t, int threads)
 {
 	sp_threads_run(threads, pack_and_transpose, t);

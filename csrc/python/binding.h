@@ -27,6 +27,9 @@ PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type);
 /* Where `name` is in a NULL-terminated list; -1 and an exception that names the argument if it is not. */
 int sp_name_index(const char *name, const char *const *names, const char *argument);
 
+/* The names of enum sp_activation, in its order, NULL-terminated. */
+extern const char *const sp_activation_names[];
+
 #define SP_FLOATS(array) ((float *)PyArray_DATA(array))
 #define SP_STRIDE(array, axis) ((int64_t)(PyArray_STRIDE(array, axis) / (npy_intp)sizeof(float)))
 #define SP_INT64S(array) ((int64_t *)PyArray_DATA(array))
@@ -71,6 +74,7 @@ extern PyTypeObject *sp_model_type; /* set at import */
 /* The model of a Model that is finished; NULL and an exception for anything else. */
 struct sp_model *sp_finished_model(PyObject *object);
 extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_search_functions[], sp_training_functions[];
+extern PyMethodDef sp_mlm_functions[];
 extern const char *const sp_metric_names[];
 
 #endif

@@ -58,7 +58,9 @@ static const struct {
               FIELD(multiply),
               FIELD(rotate),
               FIELD(add_diagonals),
-              FIELD(adamw)};
+              FIELD(softmax_row),
+              FIELD(adamw),
+              FIELD(rrelu_slopes)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)

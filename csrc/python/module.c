@@ -46,7 +46,8 @@ static int module_exec(PyObject *module)
 		return -1;
 	int status = PyModule_AddFunctions(module, sp_pooling_functions);
 	status = status == 0 ? PyModule_AddFunctions(module, sp_search_functions) : status;
-	return status == 0 ? PyModule_AddFunctions(module, sp_training_functions) : status;
+	status = status == 0 ? PyModule_AddFunctions(module, sp_training_functions) : status;
+	return status == 0 ? PyModule_AddFunctions(module, sp_mlm_functions) : status;
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};

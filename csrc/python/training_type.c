@@ -5,6 +5,8 @@
  */
 #include "python/binding.h"
 
+#include "model/training.h"
+
 #include <string.h>
 
 typedef struct {
@@ -113,17 +115,17 @@ static PyObject *flat_view(TrainingObject *self, const struct sp_model *rows)
 
 static PyObject *training_masters(TrainingObject *self, void *Py_UNUSED(closure))
 {
-	return flat_view(self, sp_training_masters(self->training));
+	return flat_view(self, self->training->masters);
 }
 
 static PyObject *training_gradients(TrainingObject *self, void *Py_UNUSED(closure))
 {
-	return flat_view(self, sp_training_gradients(self->training));
+	return flat_view(self, self->training->gradients);
 }
 
 static PyObject *training_slices(TrainingObject *self, void *Py_UNUSED(closure))
 {
-	const struct sp_model *masters = sp_training_masters(self->training);
+	const struct sp_model *masters = self->training->masters;
 	PyObject *slices = PyDict_New();
 	for (int64_t i = 0; slices && i < masters->n_tensors; i++) {
 		struct sp_tensor t = sp_model_tensor(masters, i);
@@ -190,7 +192,7 @@ static PyArrayObject *copy_in(PyObject *object, int type, const char *name)
 static int remember(TrainingObject *self, PyObject *ids, PyObject *offsets, PyObject *layers, PyObject *tokens,
                     PyObject *positions)
 {
-	const struct sp_config *config = &sp_training_masters(self->training)->config;
+	const struct sp_config *config = &self->training->model->config;
 	self->ids = copy_in(ids, NPY_INT32, "ids");
 	self->offsets = self->ids ? copy_in(offsets, NPY_INT64, "offsets") : NULL;
 	self->layers = self->offsets ? copy_in(layers, NPY_INT64, "layers") : NULL;
@@ -242,7 +244,7 @@ static PyObject *training_forward(TrainingObject *self, PyObject *args, PyObject
 	threads = threads > SP_MAX_THREADS ? SP_MAX_THREADS : threads;
 	forget_batch(self);
 	if (!remember(self, ids, offsets, layers, tokens, positions) ||
-	    !check_draws(&sp_training_masters(self->training)->config, self->offsets, step, first_row)) {
+	    !check_draws(&self->training->model->config, self->offsets, step, first_row)) {
 		forget_batch(self);
 		return NULL;
 	}
