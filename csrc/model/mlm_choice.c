@@ -4,7 +4,7 @@
  * in 80 % of cases, by a token of the whole vocabulary, which the third draw picks, in 10 %, and stays in 10 %.
  * A token has a counter of its own (kernels/philox.h), so the choice does not depend on how a batch is cut.
  */
-#include "sentpool.h"
+#include "training.h"
 
 #include "kernels/philox.h"
 

@@ -6,7 +6,7 @@
  * for a block of rows at a time and become their own gradient in place. A block is whole groups, and parameters' gradients
  * are chains inside a group (ops/linear.c): how rows are cut into blocks or calls does not show in the bits.
  */
-#include "sentpool.h"
+#include "training.h"
 
 #include <stdatomic.h>
 #include <string.h>

@@ -1,6 +1,8 @@
 /* mlm_functions.c: the functions of `_core` for masked language modelling. */
 #include "python/binding.h"
 
+#include "training.h"
+
 #include <string.h>
 
 /* offsets of sentences in n tokens: ascending from 0 to n */
