@@ -5,7 +5,7 @@
  * weights' gradients, whose sums run over the groups of tokens in order. Where there are fewer chunks than ranks, all of
  * them go through each chunk together.
  */
-#include "model/training.h"
+#include "model/encoder_training.h"
 
 #include <stdatomic.h>
 #include <string.h>

@@ -4,7 +4,7 @@
  * SP_KC tokens. A chunk that begins and ends with groups has the groups of the batch that it is cut from, so the sums do
  * not depend on how a batch is cut.
  */
-#include "model/training.h"
+#include "model/encoder_training.h"
 
 /* The sentence after the group that begins with sentence `first`. */
 static int64_t group_end(const int64_t *offsets, int64_t first, int64_t B)

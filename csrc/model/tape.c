@@ -1,7 +1,7 @@
 /* tape.c: the memory of training: what a forward pass leaves for its gradient, and what the gradient needs besides.
  * It grows to the largest batch and is used again from step to step.
  */
-#include "model/training.h"
+#include "model/encoder_training.h"
 
 /* Hands out parts of one block; with memory NULL it only counts. */
 struct parts {

@@ -1,7 +1,7 @@
 /* training.c: an encoder in training: float32 parameters of its own, a forward pass that remembers, and the way of the
  * parameters back into the model. The gradients are in backward.c.
  */
-#include "model/training.h"
+#include "model/encoder_training.h"
 
 #include <string.h>
 

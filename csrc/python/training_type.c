@@ -5,7 +5,7 @@
  */
 #include "python/binding.h"
 
-#include "model/training.h"
+#include "model/encoder_training.h"
 
 #include <string.h>
 

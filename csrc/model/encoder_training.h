@@ -1,6 +1,6 @@
-/* training.h: an encoder in training, as its callers see it and what it is made of. */
-#ifndef SP_TRAINING_H
-#define SP_TRAINING_H
+/* encoder_training.h: an encoder in training, as its callers see it and what it is made of. */
+#ifndef SP_ENCODER_TRAINING_H
+#define SP_ENCODER_TRAINING_H
 
 #include "model/layer.h"
 
