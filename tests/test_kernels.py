@@ -298,6 +298,8 @@ def test_rotations_and_sums_equal_their_twins(kernels, half):
         a, b, total = numbers(rng, 4, d), numbers(rng, 4, d), np.full((4, d), np.nan, np.float32)
         kernels.add(address(total), d, address(a), d, address(b), d, 4, d)
         assert same(total, a + b)
+        kernels.multiply(address(total), d, address(a), d, address(b), d, 4, d)
+        assert same(total, a * b)
 
 
 @each_isa
@@ -530,6 +532,7 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H):
     kernels.embed_row(y.address + 8 * H, a.address + 8 * H, b.address + 8 * H, gamma.address, H)
     kernels.divide_rows(y.address, H, a.address, 3, H)
     kernels.add(y.address, H, a.address, H, b.address, H, 3, H)
+    kernels.multiply(y.address, H, a.address, H, b.address, H, 3, H)
     turning = Guarded(numbers(rng, 3, 2 * H))
     kernels.rotate(turning.address, gamma.address, beta.address, 3, 2 * H, H)
     for activation in range(len(ACTIVATIONS)):

@@ -284,3 +284,9 @@ def test_ranges_are_those_of_the_inputs(tmp_path):
         assert (low == states[layer].min(0)).all() and (high == states[layer].max(0)).all()
         assert (weight == np.abs(np.concatenate([stored[name] for name in names])).max(0)).all()
         assert names[1] not in ranges
+
+
+def test_the_core_trains_in_float32_alone(models):
+    for options in LOW:
+        with pytest.raises(ValueError, match="float32"):
+            _core.Training(models[str(options)]._core)

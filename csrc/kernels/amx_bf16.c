@@ -59,7 +59,10 @@ static void gemm(float *c, int64_t ldc, const void *a, int64_t lda, const uint16
 	}
 }
 
-const struct sp_bf16_kernels sp_bf16_kernels_amx = {
-	.rounds = 1, .pack = sp_bf16_pack_pairs, .round = sp_bf16_round_rows, .widen = sp_bf16_widen_avx512, .gemm = gemm};
+const struct sp_bf16_kernels sp_bf16_kernels_amx = {.rounds = 1,
+                                                    .pack = sp_bf16_pack_pairs,
+                                                    .round = sp_bf16_round_rows,
+                                                    .widen = sp_bf16_widen_avx512,
+                                                    .gemm = gemm};
 
 #endif

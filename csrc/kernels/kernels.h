@@ -90,6 +90,9 @@ struct sp_kernels {
 	/* y[rows, cols] = a + b; y may be a or b. */
 	void (*add)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
 	            int64_t cols);
+	/* y[rows, cols] = a * b; y may be a or b. */
+	void (*multiply)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
+	                 int64_t cols);
 	/* Turn `heads` vectors, d apart, in place: values i and i + half of each by the angle whose cosine and sine are
 	 * at [i]; i < half. */
 	void (*rotate)(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d, int64_t half);
@@ -141,8 +144,6 @@ struct sp_kernels {
 	 * rounding. */
 	void (*columns_add)(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,
 	                    int64_t cols);
-	/* y[rows, cols] += x */
-	void (*rows_add)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);
 	/* sum over a row of x[i] * x[i], 16 virtual lanes */
 	float (*sum_of_squares)(const float *x, int64_t H);
 	/* out[j] = x_j . x_j for `rows` rows of x: the bits of dots */
@@ -184,6 +185,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                               int64_t ldg, enum sp_activation f, int64_t rows, int64_t cols);                 \
 	void sp_add_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,             \
 	                  int64_t rows, int64_t cols);                                                                 \
+	void sp_multiply_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,        \
+	                       int64_t rows, int64_t cols);                                                            \
 	void sp_rotate_##isa(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d,               \
 	                     int64_t half);                                                                            \
 	void sp_add_diagonals_##isa(float *scores, const float *line, int64_t keys);                                   \
@@ -215,7 +218,6 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                                int64_t T, int64_t cols);                                                      \
 	void sp_columns_add_##isa(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,       \
 	                          int64_t cols);                                                                       \
-	void sp_rows_add_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);        \
 	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
 	void sp_squares_##isa(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);                       \
 	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);         \

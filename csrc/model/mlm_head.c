@@ -64,7 +64,7 @@ static void transform_forward(struct mlm_run *run, struct sp_team *team)
 	        COLUMN_GRAIN, team);
 	while (sp_team_take(team, m, SP_ROW_GRAIN, &first, &end)) {
 		int64_t rows = end - first, at = first * E;
-		kernels->rows_add(run->y + at, E, head->dense_bias, 0, rows, E);
+		kernels->add(run->y + at, E, run->y + at, E, head->dense_bias, 0, rows, E);
 		kernels->activation(run->a + at, E, run->y + at, E, head->activation, rows, E);
 		kernels->add_layernorm(run->t + at, E, run->a + at, E, NULL, 0, head->gamma, head->beta, head->eps,
 		                       rows, E);
@@ -77,7 +77,7 @@ static double row_loss(float *logits, const struct sp_mlm_job *job, int32_t labe
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
 	int64_t V = job->head->V;
 	float max, logit, sum, divisor;
-	kernels->rows_add(logits, V, job->head->bias, 0, 1, V);
+	kernels->add(logits, V, logits, V, job->head->bias, 0, 1, V);
 	logit = logits[label];
 	sum = kernels->softmax_row(logits, &max, V);
 	divisor = (float)((double)sum / job->scale);

@@ -34,6 +34,14 @@ extern const char *const sp_activation_names[];
 #define SP_STRIDE(array, axis) ((int64_t)(PyArray_STRIDE(array, axis) / (npy_intp)sizeof(float)))
 #define SP_INT64S(array) ((int64_t *)PyArray_DATA(array))
 
+/* ---- requests.c: exceptions that name the argument, and 0, where something does not fit ---------------------------- */
+
+/* Packed sentences: every id in the vocabulary, every sentence of a length that has positions. */
+int sp_check_sentences(const struct sp_config *config, PyArrayObject *ids, PyArrayObject *offsets);
+int sp_check_layers(PyArrayObject *layers, int64_t L);
+/* A tuple of names; as many poolings. */
+int sp_poolings_in(PyObject *tokens, enum sp_pooling *poolings);
+
 /* ---- errors.c ------------------------------------------------------------------------------------------------------ */
 
 /* Set the Python exception of a status; returns NULL. SP_CANCELLED keeps the exception that stopped the job. */
@@ -61,7 +69,10 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 
-extern PyType_Spec sp_model_spec;
+extern PyType_Spec sp_model_spec, sp_training_spec;
+extern PyTypeObject *sp_model_type; /* set at import */
+/* The model of a Model that is finished; NULL and an exception for anything else. */
+struct sp_model *sp_finished_model(PyObject *object);
 extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_search_functions[], sp_training_functions[];
 extern PyMethodDef sp_mlm_functions[];
 extern const char *const sp_metric_names[];
