@@ -69,6 +69,11 @@ def groups_of(cuts):
     return Groups(len(cuts) - 1, cuts.ctypes.data)
 
 
+def backward_weight(dweight, dbias, dy, x, cuts):
+    scratch = np.full(call("linear_backward_scratch"), np.nan, np.float32)
+    call("linear_backward_weight", dweight, dbias, dy, ld(dy), x, ld(x), groups_of(cuts), scratch)
+
+
 # ---- the twins against central differences -------------------------------------------------------------------------
 
 
@@ -136,7 +141,7 @@ def test_linear_backward():
         call("linear_backward", dx, ld(dx), given, ld(given), transposed, T)
         cuts = group_cuts([T])
         gradient = Matrix(dweight.ctypes.data, out, width)
-        call("linear_backward_weight", gradient, dbias, given, ld(given), inputs, ld(inputs), groups_of(cuts))
+        backward_weight(gradient, dbias, given, inputs, cuts)
         exact = twin.linear_backward(*(a.astype(float) for a in (dy, x, weight)), None)
         assert close(dx, exact[0]), (T, out, width)
         assert close(dweight, before[0] + exact[1]) and close(dbias, before[1] + exact[2]), (T, out, width)
@@ -246,7 +251,7 @@ def test_groups_are_chains_of_their_own():
     cuts = group_cuts(lengths)
     assert cuts.tolist() == [0, 190, 270, 526, 570, 578]
     gradient = Matrix(dweight.ctypes.data, 3, 2)
-    call("linear_backward_weight", gradient, dbias, given, ld(given), inputs, ld(inputs), groups_of(cuts))
+    backward_weight(gradient, dbias, given, inputs, cuts)
     for o in range(3):
         for i in range(2):
             total = np.float32(0)

@@ -182,7 +182,7 @@ static void embedding_weights(const struct run *run, const struct sp_layer_gradi
 	struct sp_chunk all = {.ids = t->batch.ids, .offsets = run->numbers, .n = t->batch.B};
 	if (d->projection.data)
 		sp_linear_backward_weight(&d->projection, d->projection_bias, own->dout, ld_hidden, t->tape.embedded,
-		                          ld, &run->groups, team);
+		                          ld, &run->groups, own->scratch, team);
 	sp_layernorm_backward_weight(d->embedding_norm, d->embedding_norm_bias, t->dembedded, ld, t->normed_sums, ld,
 	                             &run->groups, E, team);
 	sp_embed_backward_weight(d, t->dsums, ld, &all, team);

@@ -54,7 +54,7 @@ struct sp_layer_gradients {
 	float *output_normed, *attention_normed; /* [N, H]  what the layer norms give before scale and shift */
 	float *wide;                             /* [N, F] */
 	float *narrow, *other;                   /* [N, H] */
-	float *scratch;                          /* for attention */
+	float *scratch;                          /* for attention, and for sums over tokens */
 };
 
 /* din of a chunk from its dout; g and acts are the chunk's rows. */

@@ -28,6 +28,7 @@ struct mlm_run {
 	float *y, *a, *t;      /* [m, E]: before and after the activation, after the layer norm with room behind it */
 	float *dt, *dz, *norm; /* [m, E]; norm = t before gamma and beta */
 	float *logits;         /* of a block */
+	float *scratch;        /* of all ranks, for weights' gradients */
 	struct block *blocks;
 	int64_t *cuts;
 	int64_t n_blocks;
@@ -40,6 +41,11 @@ static int over(struct mlm_run *run, const struct sp_team *team)
 	if (team->rank == 0 && job->poll && job->poll(job->poll_arg))
 		atomic_store(&run->stopped, 1);
 	return atomic_load(&run->stopped) || atomic_load(&run->failed);
+}
+
+static float *scratch_of(const struct mlm_run *run, const struct sp_team *team)
+{
+	return run->scratch + team->rank * sp_linear_backward_scratch();
 }
 
 /* c[m, n] = a b; ranks split the columns */
@@ -102,7 +108,8 @@ static void decode(struct mlm_run *run, const struct block *block, struct sp_tea
 	        (struct sp_strided){head->words, E, 1}, block->rows, E, V, COLUMN_GRAIN, team);
 	struct sp_matrix dwords = {.data = job->gradients->words, .rows = V, .cols = E};
 	struct sp_groups groups = over(run, team) ? (struct sp_groups){0} : block->groups;
-	sp_linear_backward_weight(&dwords, job->gradients->bias, run->logits, V, t, E, &groups, team);
+	sp_linear_backward_weight(&dwords, job->gradients->bias, run->logits, V, t, E, &groups, scratch_of(run, team),
+	                          team);
 }
 
 static void transform_backward(struct mlm_run *run, struct sp_team *team)
@@ -120,7 +127,8 @@ static void transform_backward(struct mlm_run *run, struct sp_team *team)
 		                                           head->activation, end - first, E);
 	}
 	struct sp_matrix ddense = {.data = d->dense, .rows = E, .cols = H};
-	sp_linear_backward_weight(&ddense, d->dense_bias, run->dz, E, run->x, H, &job->groups, team);
+	sp_linear_backward_weight(&ddense, d->dense_bias, run->dz, E, run->x, H, &job->groups, scratch_of(run, team),
+	                          team);
 	product(run, job->dx, (struct sp_strided){run->dz, E, 1}, (struct sp_strided){head->dense, H, 1}, m, H, E,
 	        COLUMN_GRAIN, team);
 }
@@ -154,7 +162,7 @@ static int64_t cut_blocks(struct mlm_run *run)
 }
 
 /* The memory of a run, in one piece; 0 where there is none. */
-static int prepare(struct mlm_run *run)
+static int prepare(struct mlm_run *run, int threads)
 {
 	const struct sp_mlm_job *job = run->job;
 	int64_t m = job->m, H = job->head->H, E = job->head->E, room = sp_runtime()->kernels->nr;
@@ -165,7 +173,8 @@ static int prepare(struct mlm_run *run)
 	int64_t rows = cut_blocks(run);
 	run->x = sp_floats(m * H + 6 * m * E + 2 * room);
 	run->logits = sp_floats(rows * job->head->V);
-	if (!run->x || !run->logits)
+	run->scratch = sp_floats(threads * sp_linear_backward_scratch());
+	if (!run->x || !run->logits || !run->scratch)
 		return 0;
 	memcpy(run->x, job->x, (size_t)(m * H) * sizeof(float));
 	run->t = run->x + m * H + room;
@@ -183,7 +192,8 @@ enum sp_status sp_mlm_head(const struct sp_mlm_job *job, int threads)
 {
 	struct mlm_run run = {.job = job};
 	enum sp_status status = SP_NO_MEMORY;
-	if (prepare(&run)) {
+	threads = threads < SP_MAX_THREADS ? threads : SP_MAX_THREADS;
+	if (prepare(&run, threads)) {
 		sp_threads_run(threads, work, &run);
 		status = atomic_load(&run.failed) ? SP_NO_MEMORY : atomic_load(&run.stopped) ? SP_CANCELLED : SP_OK;
 	}
@@ -191,5 +201,6 @@ enum sp_status sp_mlm_head(const struct sp_mlm_job *job, int threads)
 	sp_free(run.cuts);
 	sp_free(run.x);
 	sp_free(run.logits);
+	sp_free(run.scratch);
 	return status;
 }

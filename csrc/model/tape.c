@@ -112,7 +112,8 @@ static void lay_out_rank(const struct sp_training *t, struct sp_layer_gradients 
 	g->wide = part(parts, most * sp_row_stride(kind->intermediate));
 	g->narrow = part(parts, most * ld);
 	g->other = part(parts, most * ld + slack());
-	g->scratch = part(parts, sp_row_stride(sp_attention_backward_scratch(longest, d)));
+	int64_t for_attention = sp_attention_backward_scratch(longest, d), for_weights = sp_linear_backward_scratch();
+	g->scratch = part(parts, sp_row_stride(for_attention > for_weights ? for_attention : for_weights));
 }
 
 enum sp_status sp_gradients_reserve(struct sp_training *t, int64_t N, struct sp_layer_gradients *of_rank, int ranks,

@@ -71,9 +71,11 @@ struct sp_groups {
 void sp_linear_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const struct sp_matrix *transposed,
                         int64_t N, struct sp_team *team);
 /* dweight[out, in] += dy^T x and dbias[out] += sum of dy, dbias may be NULL: group after group, in each a chain from 0;
- * ranks split the outputs. Rows of x are read to the end of a panel. */
+ * ranks split the outputs. `scratch` is a rank's own, sp_linear_backward_scratch floats. */
 void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy,
-                               const float *x, int64_t ldx, const struct sp_groups *groups, struct sp_team *team);
+                               const float *x, int64_t ldx, const struct sp_groups *groups, float *scratch,
+                               struct sp_team *team);
+int64_t sp_linear_backward_scratch(void);
 /* W^T of a row-major weight [out, in] as sp_linear_backward wants it: sp_transposed_floats of them. */
 int64_t sp_transposed_floats(int64_t out, int64_t in);
 void sp_linear_transpose(const struct sp_matrix *transposed, const float *weight, struct sp_team *team);
