@@ -397,7 +397,7 @@ struct sp_hidden_request {
 };
 struct sp_sink sp_hidden_states_sink(const struct sp_hidden_request *request, int64_t layers, int64_t H);
 
-/* ---- model/pool_layers.c: one vector per layer becomes one vector ------------------------------------------------------ */
+/* ---- model/pool_layers.c, model/layer_attention.c: one vector per layer becomes one vector ---------------------------- */
 
 /* One vector per sentence and layer: state (i, l) begins at data[i * ld_sentence + l * ld_layer]. */
 struct sp_layer_rows {
@@ -408,19 +408,44 @@ struct sp_layer_rows {
 /* y[n, H] = sum over l < count of weights[l] * state (i, index[l]), divided by divisor. */
 void sp_mix_layers_forward(float *y, struct sp_layer_rows states, const int64_t *index, const float *weights,
                            int64_t count, float divisor, int64_t n, int64_t H);
+/* Of the first `count` layers: d_states, laid out as `d_layout` says, is stored; the weights' gradient with a fixed
+ * divisor is added to d_weights[count], row after row. dy has rows ld apart. */
+void sp_mix_layers_backward(float *d_states, struct sp_layer_rows d_layout, double *d_weights, const float *dy,
+                            int64_t ld, struct sp_layer_rows states, const float *weights, int64_t count, float divisor,
+                            int64_t n, int64_t H);
 
-/* Layer-wise attention (Oh et al. 2022, equations in pool_layers.c). The weights are [H, H], rows are outputs. */
+/* Where RReLU's slopes are drawn; sentence i of a call is row first_row + i, below 2^32. */
+struct sp_rrelu {
+	uint64_t seed;
+	uint32_t step;
+	int64_t first_row;
+};
+
+/* Layer-wise attention (Oh et al. 2022, equations in layer_attention.c). The weights are [H, H], rows are outputs. */
 struct sp_layer_attention {
 	const float *query, *key, *value;
-	float slope; /* of RReLU below zero; 11/48 at inference */
+	float slope;                  /* of RReLU below zero where none is drawn; 11/48 at inference */
+	const struct sp_rrelu *drawn; /* training's slopes; NULL: `slope` */
 	int64_t H;
 };
 
-/* u[n, H], and weights[n, layers], the mean attention that each layer gets. u may be NULL. sources and targets have
- * `layers` states each. */
-enum sp_status sp_layer_attention_forward(float *u, float *weights, const struct sp_layer_attention *attention,
-                                          struct sp_layer_rows sources, struct sp_layer_rows targets, int64_t n,
-                                          int64_t layers, int threads);
+/* Sources and targets of n sentences, `layers` rows of H values each for every sentence, all rows ld apart. */
+struct sp_attention_states {
+	const float *sources, *targets;
+	int64_t ld_sources, ld_targets, n, layers;
+};
+
+/* u[n, H]; weights[n, layers], the mean attention that each layer gets; and projections[3, n, layers, H], which the
+ * backward pass takes. u and projections may be NULL. */
+enum sp_status sp_layer_attention_forward(float *u, float *weights, float *projections,
+                                          const struct sp_layer_attention *attention, struct sp_attention_states states,
+                                          int threads);
+/* All gradients are stored: d_states[n, layers, 2, H], of a layer's source, then of its target; d_query and so on
+ * [H, H]. */
+enum sp_status sp_layer_attention_backward(float *d_states, float *d_query, float *d_key, float *d_value,
+                                           const float *du, const float *projections,
+                                           const struct sp_layer_attention *attention,
+                                           struct sp_attention_states states, int threads);
 
 /* ---- model/sbert_wk.c: a sink that looks at all layers of a token at once ---------------------------------------- */
 
@@ -437,16 +462,42 @@ struct sp_sink sp_sbert_wk_sink(const struct sp_sbert_wk_request *request, int64
 /* y[n, out] = f(x[n, in] W[out, in]^T + bias[out]); bias may be NULL. */
 enum sp_status sp_dense_forward(float *y, struct sp_strided x, struct sp_strided weight, const float *bias,
                                 enum sp_activation f, int64_t n, int64_t out, int64_t in);
+/* dx[n, in], dweight[out, in] and dbias[out] are stored. */
+enum sp_status sp_dense_backward(float *dx, float *dweight, float *dbias, const float *dy, struct sp_strided x,
+                                 struct sp_strided weight, const float *bias, enum sp_activation f, int64_t n,
+                                 int64_t out, int64_t in);
 /* y[n, d] = x / max(||x||, 1e-12), row by row. */
 void sp_normalize_forward(float *y, const float *x, int64_t n, int64_t d);
+/* dx[n, d] is stored. */
+void sp_normalize_backward(float *dx, const float *dy, const float *x, int64_t n, int64_t d);
 
 enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN };
 /* Similarities in float64, summed in one fixed order; distances are negated. The cosine of equal vectors is exactly 1,
- * of a zero vector 0. out[n] for rows of a and b one by one, out[n, m] for every row of a against every row of b, on
+ * of a zero vector 0. Of x and y, whose products with themselves are xx and yy (cosines need them); out[n] for rows of
+ * a and b one by one, out[n, m] for every row of a against every row of b, on
  * `threads` threads and with poll as in sp_encode. */
+double sp_similarity(const float *x, const float *y, double xx, double yy, int64_t d, enum sp_metric metric);
 void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t n, int64_t d, enum sp_metric metric);
 enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const float *b, int64_t m, int64_t d,
                                     enum sp_metric metric, int threads, int (*poll)(void *), void *poll_arg);
+
+/* ---- model/search.c: the most similar rows of a corpus ------------------------------------------------------------- */
+
+struct sp_search_job {
+	int64_t *ids;               /* [n_queries, k], best first, equal scores by ascending row */
+	float *scores;              /* [n_queries, k], what sp_similarity gives, rounded */
+	const float *queries;       /* [n_queries, d], without gaps */
+	struct sp_strided corpus;   /* [n, d] */
+	int64_t n_queries, n, d, k; /* 0 < k <= n */
+	enum sp_metric metric;      /* cosine, dot or euclidean */
+	int threads;
+	int (*poll)(void *); /* as in sp_encode_job */
+	void *poll_arg;
+	int64_t bad_query, bad_row; /* the first that is not finite or too long for products in float32; else -1 */
+};
+
+/* Run the job. The results do not depend on threads, bit for bit. SP_INVALID: see bad_query, bad_row. */
+enum sp_status sp_search(struct sp_search_job *job);
 
 /* ---- base/math64.c: float64 functions with the same bits on every machine --------------------------------------------- */
 

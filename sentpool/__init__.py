@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sentpool._version import __version__
 
 if TYPE_CHECKING:
-    from sentpool import evaluation, plotting, pooling, training
+    from sentpool import evaluation, plotting, pooling, search, training
     from sentpool.config_report import show_config
     from sentpool.encoder import EncodeInfo, SentenceEncoder
     from sentpool.errors import ModelFolderError, SentpoolWarning
@@ -28,6 +28,7 @@ __all__ = [
     "get_num_threads",
     "plotting",
     "pooling",
+    "search",
     "set_num_threads",
     "show_config",
     "training",
@@ -49,7 +50,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    if name in ("_core", "evaluation", "plotting", "pooling", "training"):
+    if name in ("_core", "evaluation", "plotting", "pooling", "search", "training"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

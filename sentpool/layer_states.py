@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -108,6 +108,19 @@ class LayerStates:
         views, index = self._views(pooling, slice(None))
         return pooling.layers.layer_weights(views, index, resolve(threads))
 
+    def taken_by(self, pooling: Pooling) -> np.ndarray:
+        """What `pooling.forward` and `pooling.forward_with_cache` take of these states: (n, k, P, H), a view where the
+        layers and token poolings that it needs lie at equal distances.
+
+        Raises
+        ------
+        ValueError
+            As `pool`.
+        """
+        _, layers = self._views(pooling, slice(None))
+        places = [self.tokens.index(name) for name in pooling.tokens]
+        return self.array[:, _as_slice(layers)][:, :, _as_slice(places)]
+
     def _views(self, pooling: Pooling, rows: slice) -> tuple[list[np.ndarray], tuple[int, ...]]:
         if self.prompt_pooled not in (None, pooling.include_prompt):
             raise ValueError(
@@ -160,6 +173,15 @@ class LayerStates:
             array = stored.read()
         lengths = np.fromfile(path, "<i8", stored.shape[0], offset=tensors["lengths"].offset)
         return cls(array, tokens, layers, lengths, prompt_pooled)
+
+
+def _as_slice(indices: Sequence[int]) -> slice | list[int]:
+    """The same selection as a slice, which makes it a view, where that is possible."""
+    if not indices:
+        return slice(0)
+    step = indices[1] - indices[0] if len(indices) > 1 else 1
+    even = step > 0 and list(indices) == list(range(indices[0], indices[-1] + 1, step))
+    return slice(indices[0], indices[-1] + 1, step) if even else list(indices)
 
 
 def _checked_header(path: Path, tensors: dict, metadata: dict) -> tuple[tuple[str, ...], tuple[int, ...], bool | None]:

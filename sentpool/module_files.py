@@ -46,6 +46,7 @@ def modules_of(pooling: Pooling, config: EncoderConfig) -> list[ModuleFiles]:
 
     Where sentence-transformers has such modules, its oldest names and fields are used, which every version of it reads.
     """
+    pooling = pooling.at_inference()
     layers = _as_module(pooling.layers, config.num_hidden_layers)
     if layers is None or not all(type(module) in (Dense, Normalize) for module in pooling.head):
         return [ModuleFiles(OWN_MODULE, {CONFIG_FILE: pooling.config()}, {ARRAYS_FILE: pooling.parameters()})]

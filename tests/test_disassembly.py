@@ -18,6 +18,9 @@ pytestmark = [
 # No v_fma in their sources, so nothing fused in their code; the others multiply and add as well as fuse.
 WITHOUT_FMA = (
     "divide_rows",
+    "dots",
+    "squares",
+    "screen",
     "embed_row",
     "pool_sum",
     "pool_max",
@@ -27,6 +30,7 @@ WITHOUT_FMA = (
     "add",
     "rotate",
     "add_diagonals",
+    "rrelu_slopes",
     "adamw",
 )
 # What a compiler makes of a * b - c and c - a * b when it contracts; v_fma never needs them.

@@ -136,6 +136,31 @@ def test_dropout_stays_inside_guard_pages(kernels):
             kernels.dropout_columns(scores.address, place, 0, queries, 0, H)
 
 
+@kernel_test
+@pytest.mark.parametrize("place", PLACES)
+def test_slopes_of_rrelu_are_drawn_as_numpy_does(kernels, place):
+    lowest, width = np.float32(1 / 8), np.float32(5 / 24)
+    for H, token in itertools.product(WIDTHS, (0, 2**16 - 1, 2**21 - 3)):
+        x = numbers(3, H)
+        x[0, 0], x[1, H // 2], x[2, H - 1] = 0, np.nan, -np.inf
+        words = draws_of(place, token + np.arange(3)[:, None], np.arange(-(-H // 4))[None]).reshape(3, -1)[:, :H]
+        part = (words >> np.uint64(8)).astype(np.float32) * np.float32(2**-24)
+        given, slopes = Guarded(x), Guarded(np.zeros((3, H), np.float32))
+        kernels.rrelu_slopes(slopes.address, given.address, draws(0, place), token, 3, H)
+        assert same(slopes.array.copy(), np.where(x > 0, np.float32(1), part * width + lowest)), (H, token)
+
+
+@kernel_test
+def test_slopes_of_rrelu_reach_from_an_eighth_to_a_third(kernels):
+    """Also where the draw is the largest one: the sum is rounded to no more than a third."""
+    slopes, x = np.zeros((1000, 4000), np.float32), np.full((1000, 4000), -1, np.float32)
+    kernels.rrelu_slopes(address(slopes), address(x), draws(0, PLACES[0]), 0, 1000, 4000)
+    assert np.float32(1 / 8) <= slopes.min() < 0.1250002
+    assert 0.3333331 < slopes.max() <= np.float32(1 / 3)
+    assert np.float32(1 - 2**-24) * np.float32(5 / 24) + np.float32(1 / 8) <= np.float32(1 / 3)
+    assert slopes.mean(dtype=float) == pytest.approx(11 / 48, abs=1e-4)
+
+
 # ---- the masks -------------------------------------------------------------------------------------------------------
 
 

@@ -423,6 +423,10 @@ def test_dots_equal_their_twin(kernels, H):
             out = np.full(rows, np.nan)
             table.dots(address(out), address(x), address(y), H + 2, rows, H)
             results.append(out)
+            for row in range(rows):  # the squares of a row are its products with itself
+                table.dots(address(out_row := np.full(1, np.nan)), address(y[row]), address(y[row]), 0, 1, H)
+                table.squares(address(own := np.full(rows, np.nan)), address(y), H + 2, rows, H)
+                assert own[row] == out_row[0]
         np.testing.assert_array_equal(*results)
         np.testing.assert_allclose(results[0], y[:, :H].astype(float) @ x.astype(float), rtol=1e-12, atol=1e-13)
 
@@ -448,6 +452,34 @@ def test_adamw_equals_its_twin(kernels, n):
     arrays[3][n // 2] = np.nan
     for vector, twin in zip(adamw(kernels, arrays), adamw(SCALAR, arrays), strict=True):
         assert same(vector, twin)
+
+
+def screened(kernels, scores, limit, slack, rows):
+    """(row, column) of what the kernel lets through, over panels of its own width."""
+    found = set()
+    for first in range(0, scores.shape[1], kernels.nr):
+        part = [np.ascontiguousarray(x[..., first : first + kernels.nr]) for x in (scores, limit, slack)]
+        hits = np.full(part[0].size, -1, np.int32)
+        count = kernels.screen(address(hits), *map(address, part), address(rows), len(scores))
+        assert (np.diff(hits[:count]) > 0).all() and (hits[count:] == -1).all()
+        found |= {(hit // kernels.nr, first + hit % kernels.nr) for hit in hits[:count].tolist()}
+    return found
+
+
+@each_isa
+@pytest.mark.parametrize("n", [1, 2, 7, 32])
+def test_screening_equals_its_twin(kernels, n):
+    rng = np.random.default_rng(n)
+    for spread in (1, 0.1, 1e-6):
+        limit, slack, rows = numbers(rng, 64) * 0.1, abs(numbers(rng, 64)), numbers(rng, n, 3)
+        limit[3], limit[40] = 1e30, -1e30
+        bounds = limit * rows[:, :1] + (rows[:, 1:2] - slack * rows[:, 2:])
+        scores = bounds + numbers(rng, n, 64) * np.float32(spread)
+        equal = rng.random((n, 64)) < 0.3
+        scores[equal] = bounds[equal]
+        found = screened(kernels, scores, limit, slack, rows)
+        assert found == screened(SCALAR, scores, limit, slack, rows)
+        assert found == set(zip(*np.nonzero(scores > bounds), strict=True))
 
 
 # ---- no kernel reads or writes beyond its operands -----------------------------------------------------------------
@@ -493,5 +525,9 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H):
         kernels.pack(panel.address, kernels.nr - rows, source.address, H, rows, H)
     products, y = Guarded(np.zeros(5)), Guarded(numbers(rng, 5, H))
     kernels.dots(products.address, gamma.address, y.address, H, 5, H)
+    kernels.squares(products.address, y.address, H, 5, H)
     scores, sums = Guarded(numbers(rng, H, kernels.nr)), Guarded(np.zeros(kernels.nr, np.float32))
     kernels.softmax_columns(scores.address, sums.address, 0.5, H)
+    hits, rows = Guarded(np.zeros(H * kernels.nr, np.int32)), Guarded(np.full((H, 3), [1, 0, 1], np.float32))
+    limit = Guarded(np.full(kernels.nr, -np.inf, np.float32))
+    assert kernels.screen(hits.address, scores.address, limit.address, sums.address, rows.address, H) == H * kernels.nr

@@ -298,6 +298,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_computed(model, chosen,
         (lambda: Layers([1], tokens="median"), ValueError, "tokens is 'median'"),
         (lambda: ScalarMix([]), ValueError, r"weights has shape \(0,\)"),
         (lambda: ScalarMix([1, np.nan]), ValueError, "NaN"),
+        (lambda: ScalarMix([1], gamma="much"), TypeError, "gamma must be an array of real numbers"),
+        (lambda: ScalarMix([1], gamma=1e400), ValueError, "gamma holds NaN, infinity"),
+        (lambda: ScalarMix([1], gamma=[1, 2]), ValueError, "gamma has 2 numbers; it is one"),
+        (lambda: Dense([[1]], train_only=1), ValueError, "train_only is 1; it must be True or False"),
         (lambda: WeightedLayer([1, -1]), ValueError, "add up to 0"),
         (lambda: WeightedLayer([1], tokens="max"), ValueError, "maximum is not the mix"),
         (lambda: WeightedLayer([1], layer_start=-1), ValueError, "layer_start is -1"),
@@ -361,6 +365,7 @@ def test_names_are_shown(model):
     assert str(Pooling(("cls", "mean"), head=(Normalize(), Truncate(3)))) == "cls+mean, normalize, truncate 3"
     assert str(Pooling(Layers([0, 2]))) == "Layers(indices=[0, 2], tokens=['mean'])"
     assert "24×24" in repr(attention())
+    assert repr(ScalarMix([1, 2], gamma=1.5)) == "ScalarMix(tokens=['mean'], weights 2, gamma=1.5)"
 
 
 class TestPostprocessing:

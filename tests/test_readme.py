@@ -55,3 +55,17 @@ def test_the_probe_runs(examples, minilm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(example, names)  # noqa: S102
     assert {path.name for path in tmp_path.iterdir()} == {"layers.png", "attention.png", "probe.json"}
+
+
+def test_the_search_runs(examples, minilm, tmp_path, monkeypatch):
+    from sentpool import SentenceEncoder
+
+    (example,) = (text for text in examples if "SearchIndex" in text)
+    model = SentenceEncoder(minilm)
+    sentences = ["Stocks fell on Monday.", "A cat sits on the sofa.", "It rains."]
+    vectors = model.encode(sentences)
+    names = {"model": model, "sentences": sentences, "queries": vectors[:2], "corpus": vectors}
+    monkeypatch.chdir(tmp_path)
+    exec(example, names)  # noqa: S102
+    assert names["ids"][:, 0].tolist() == [0, 1]
+    assert names["index"].search("a pet on furniture", k=3).ids[0] == 1

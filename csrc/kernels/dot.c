@@ -58,6 +58,32 @@ INLINE void dot_rows(const int rows, double *out, const float *x, const float *y
 		out[r] = fold(sum[r]);
 }
 
+/* Several rows at once, each with itself. */
+INLINE void square_rows(const int rows, double *out, const float *x, int64_t ld, int64_t H)
+{
+	struct lanes64 sum[ROWS] = {0};
+	for (int64_t i = 0; i < H; i += LANES64) {
+		UNROLL
+		for (int r = 0; r < rows; r++) {
+			struct lanes64 a = load(x + r * ld + i, H - i);
+			UNROLL
+			for (int j = 0; j < VECS64; j++)
+				sum[r].v[j] = sum[r].v[j] + a.v[j] * a.v[j];
+		}
+	}
+	for (int r = 0; r < rows; r++)
+		out[r] = fold(sum[r]);
+}
+
+void SP_ISA_NAME(sp_squares)(double *out, const float *x, int64_t ld, int64_t rows, int64_t H)
+{
+	int64_t j = 0;
+	for (; j + ROWS <= rows; j += ROWS)
+		square_rows(ROWS, out + j, x + j * ld, ld, H);
+	for (; j < rows; j++)
+		square_rows(1, out + j, x + j * ld, ld, H);
+}
+
 void SP_ISA_NAME(sp_dots)(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H)
 {
 	int64_t j = 0;

@@ -27,14 +27,18 @@ struct sp_panel_b {
 
 enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID };
 
-/* What a draw is for: where in the network values are dropped, or something else that is random; part of the counter of their draws (philox.h), hence of the bits. */
+/* What a draw is for: where in the network values are dropped, or something else that is random; part of the counter
+ * of the draws (philox.h), hence of the bits. */
 enum sp_site {
 	SP_SITE_EMBEDDING = 0,        /* the embedding output */
 	SP_SITE_ATTENTION = 1,        /* attention probabilities */
 	SP_SITE_ATTENTION_OUTPUT = 2, /* after its projection, before the residual */
 	SP_SITE_FEED_FORWARD = 3,     /* after its second projection, before the residual */
-	SP_SITE_MASKED = 7,           /* which tokens are masked for language modelling, and by what */
-	SP_SITE_PARAMETERS = 8        /* parameters that no file holds */
+	SP_SITE_RRELU_KEY = 4,        /* slopes of the attention over layers, see model/layer_attention.c */
+	SP_SITE_RRELU_QUERY = 5,
+	SP_SITE_RRELU_VALUE = 6,
+	SP_SITE_MASKED = 7,    /* which tokens are masked for language modelling, and by what */
+	SP_SITE_PARAMETERS = 8 /* parameters that no file holds */
 };
 
 /* What decides on the values of one sentence at one place: its draws, and what becomes of a value by them. */
@@ -54,6 +58,11 @@ struct sp_adamw {
 	float step;                                  /* learning rate / (1 - beta1^t) */
 	float decay;                                 /* 1 - learning rate * weight decay; 1 where nothing decays */
 	float eps;
+};
+
+/* What a score must exceed, as far as the corpus row decides it (see model/search.c). */
+struct sp_screen_row {
+	float factor, shift, length;
 };
 
 struct sp_kernels {
@@ -99,6 +108,10 @@ struct sp_kernels {
 	 * draws of keys 0 … 3. Columns beyond may change too. */
 	void (*dropout_columns)(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries,
 	                        int64_t block, int64_t keys);
+	/* RReLU's slopes at x[rows, cols], the states of one sentence from `token` on: 1 where x > 0, else drawn from
+	 * [1/8, 1/3]. */
+	void (*rrelu_slopes)(float *slopes, const float *x, const struct sp_draws *draws, int64_t token, int64_t rows,
+	                     int64_t cols);
 	/* Row i of y[rows, cols] divided by divisor[i]. */
 	void (*divide_rows)(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);
 	/* y = gamma * (z - mean z) / sqrt(var z + eps) + beta for z = a + b, row by row; b NULL: z = a; beta NULL: zeros.
@@ -132,8 +145,14 @@ struct sp_kernels {
 	void (*rows_add)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);
 	/* sum over a row of x[i] * x[i], 16 virtual lanes */
 	float (*sum_of_squares)(const float *x, int64_t H);
+	/* out[j] = x_j . x_j for `rows` rows of x: the bits of dots */
+	void (*squares)(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);
 	/* out[j] = x . y_j for `rows` rows of y, in float64 with 8 virtual lanes; every product is exact */
 	void (*dots)(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
+	/* Where in scores[rows][nr] a search must look closer: hits become row * nr + column, ascending, wherever
+	 * score > limit[column] * row.factor + (row.shift - slack[column] * row.length). Returns how many. */
+	int64_t (*screen)(int32_t *hits, const float *scores, const float *limit, const float *slack,
+	                  const struct sp_screen_row *row, int64_t rows);
 
 	/* m += (g - m) first_rate, v = v second_decay + g^2 second_rate, p = p decay - step m / (sqrt(v) / second_root +
 	 * eps), for n parameters p with moments m and v and gradients g, which are multiplied by clip first. */
@@ -172,6 +191,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                      int64_t cols);                                                                           \
 	void sp_dropout_columns_##isa(float *scores, const struct sp_draws *draws, int64_t query, int64_t queries,     \
 	                              int64_t block, int64_t keys);                                                    \
+	void sp_rrelu_slopes_##isa(float *slopes, const float *x, const struct sp_draws *draws, int64_t token,         \
+	                           int64_t rows, int64_t cols);                                                        \
 	void sp_divide_rows_##isa(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols);             \
 	void sp_add_layernorm_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,   \
 	                            const float *gamma, const float *beta, float eps, int64_t rows, int64_t H);        \
@@ -193,7 +214,10 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                          int64_t cols);                                                                       \
 	void sp_rows_add_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);        \
 	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
+	void sp_squares_##isa(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);                       \
 	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);         \
+	int64_t sp_screen_##isa(int32_t *hits, const float *scores, const float *limit, const float *slack,            \
+	                        const struct sp_screen_row *row, int64_t rows);                                        \
 	void sp_adamw_##isa(float *p, float *m, float *v, const float *g, const struct sp_adamw *constants, int64_t n);
 SP_DECLARE_KERNELS(generic)
 SP_DECLARE_KERNELS(avx2)

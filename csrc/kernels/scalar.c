@@ -241,14 +241,19 @@ static void softmax_columns_backward(float *dscores, int64_t ld, float *scores, 
 	}
 }
 
-/* x by the draw of its place: word `word` of a block, with the counter that philox.h lays out. */
-static float drop(float x, const struct sp_draws *draws, int64_t token, int64_t block, int64_t word)
+/* The draw of a place: word `word` of a block, with the counter that philox.h lays out. */
+static uint32_t draw(const struct sp_draws *draws, int64_t token, int64_t block, int64_t word)
 {
 	uint32_t t = (uint32_t)token, b = (uint32_t)block, words[4];
 	uint32_t counter[] = {draws->step, draws->site | b >> 16 << 4 | draws->layer << 16 | t >> 16 << 27, draws->row,
 	                      t << 16 | (b & 0xffff)};
 	sp_philox(words, counter, draws->seed);
-	return words[word] < draws->threshold ? 0.0f : x * draws->scale;
+	return words[word];
+}
+
+static float drop(float x, const struct sp_draws *draws, int64_t token, int64_t block, int64_t word)
+{
+	return draw(draws, token, block, word) < draws->threshold ? 0.0f : x * draws->scale;
 }
 
 static void dropout(float *y, int64_t ld, const struct sp_draws *draws, int64_t token, int64_t rows, int64_t cols)
@@ -264,6 +269,16 @@ static void dropout_columns(float *scores, const struct sp_draws *draws, int64_t
 	for (int64_t k = 0; k < keys; k++)
 		for (int64_t j = 0; j < queries; j++)
 			scores[k * NR + j] = drop(scores[k * NR + j], draws, query + j, block + k / 4, k % 4);
+}
+
+static void rrelu_slopes(float *slopes, const float *x, const struct sp_draws *draws, int64_t token, int64_t rows,
+                         int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++) {
+			float part = (float)(draw(draws, token + r, i / 4, i % 4) >> 8) * 0x1p-24f;
+			slopes[r * cols + i] = x[r * cols + i] > 0.0f ? 1.0f : part * (5.0f / 24.0f) + 0.125f;
+		}
 }
 
 static void divide_rows(float *y, int64_t ld, const float *divisor, int64_t rows, int64_t cols)
@@ -422,17 +437,40 @@ static float sum_of_squares(const float *x, int64_t H)
 	return fold(sum);
 }
 
+static double dot(const float *x, const float *y, int64_t H)
+{
+	double lane[8] = {0};
+	for (int64_t i = 0; i < H; i++)
+		lane[i % 8] = lane[i % 8] + (double)x[i] * (double)y[i];
+	for (int half = 4; half > 0; half /= 2)
+		for (int i = 0; i < half; i++)
+			lane[i] = lane[i] + lane[i + half];
+	return lane[0];
+}
+
+static void squares(double *out, const float *x, int64_t ld, int64_t rows, int64_t H)
+{
+	for (int64_t j = 0; j < rows; j++)
+		out[j] = dot(x + j * ld, x + j * ld, H);
+}
+
 static void dots(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H)
 {
-	for (int64_t j = 0; j < rows; j++) {
-		double lane[8] = {0};
-		for (int64_t i = 0; i < H; i++)
-			lane[i % 8] = lane[i % 8] + (double)x[i] * (double)y[j * ldy + i];
-		for (int half = 4; half > 0; half /= 2)
-			for (int i = 0; i < half; i++)
-				lane[i] = lane[i] + lane[i + half];
-		out[j] = lane[0];
-	}
+	for (int64_t j = 0; j < rows; j++)
+		out[j] = dot(x, y + j * ldy, H);
+}
+
+static int64_t screen(int32_t *hits, const float *scores, const float *limit, const float *slack,
+                      const struct sp_screen_row *row, int64_t rows)
+{
+	int64_t count = 0;
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t j = 0; j < NR; j++) {
+			float bound = limit[j] * row[r].factor + (row[r].shift - slack[j] * row[r].length);
+			if (scores[r * NR + j] > bound)
+				hits[count++] = (int32_t)(r * NR + j);
+		}
+	return count;
 }
 
 static void adamw(float *p, float *m, float *v, const float *gradient, const struct sp_adamw *a, int64_t n)
@@ -461,6 +499,7 @@ const struct sp_kernels sp_kernels_scalar = {
 	.softmax_columns_backward = softmax_columns_backward,
 	.dropout = dropout,
 	.dropout_columns = dropout_columns,
+	.rrelu_slopes = rrelu_slopes,
 	.divide_rows = divide_rows,
 	.add_layernorm = add_layernorm,
 	.layernorm_backward = layernorm_backward,
@@ -474,6 +513,8 @@ const struct sp_kernels sp_kernels_scalar = {
 	.columns_add = columns_add,
 	.rows_add = rows_add,
 	.sum_of_squares = sum_of_squares,
+	.squares = squares,
 	.dots = dots,
 	.adamw = adamw,
+	.screen = screen,
 };

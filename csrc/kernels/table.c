@@ -26,6 +26,7 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.softmax_columns_backward = SP_ISA_NAME(sp_softmax_columns_backward),
 	.dropout = SP_ISA_NAME(sp_dropout),
 	.dropout_columns = SP_ISA_NAME(sp_dropout_columns),
+	.rrelu_slopes = SP_ISA_NAME(sp_rrelu_slopes),
 	.divide_rows = SP_ISA_NAME(sp_divide_rows),
 	.add_layernorm = SP_ISA_NAME(sp_add_layernorm),
 	.layernorm_backward = SP_ISA_NAME(sp_layernorm_backward),
@@ -39,6 +40,8 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.columns_add = SP_ISA_NAME(sp_columns_add),
 	.rows_add = SP_ISA_NAME(sp_rows_add),
 	.sum_of_squares = SP_ISA_NAME(sp_sum_of_squares),
+	.squares = SP_ISA_NAME(sp_squares),
 	.dots = SP_ISA_NAME(sp_dots),
 	.adamw = SP_ISA_NAME(sp_adamw),
+	.screen = SP_ISA_NAME(sp_screen),
 };

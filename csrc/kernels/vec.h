@@ -126,6 +126,21 @@ INLINE vf v_select(vi mask, vf yes, vf no)
 	return (vf)((mask & (vi)yes) | (~mask & (vi)no));
 }
 
+/* Bit i is lane i of a comparison. */
+INLINE uint32_t v_mask(vi comparison)
+{
+#if defined(SP_ISA_AVX512)
+	return _mm512_movepi32_mask((__m512i)comparison);
+#elif defined(SP_ISA_AVX2)
+	return (uint32_t)_mm256_movemask_ps((__m256)comparison);
+#else
+	uint32_t mask = 0;
+	for (int i = 0; i < VL; i++)
+		mask |= (uint32_t)(comparison[i] & 1) << i;
+	return mask;
+#endif
+}
+
 /* a > b ? a : b, hence b where either is NaN. */
 INLINE vf v_max(vf a, vf b)
 {

@@ -36,15 +36,20 @@ static double negated_distance(const float *x, const float *y, int64_t d, enum s
 	return metric == SP_EUCLIDEAN ? -sqrt(sum) : -sum;
 }
 
+double sp_similarity(const float *x, const float *y, double xx, double yy, int64_t d, enum sp_metric metric)
+{
+	if (metric == SP_COSINE)
+		return cosine(dot(x, y, d), xx, yy);
+	return metric == SP_DOT ? dot(x, y, d) : negated_distance(x, y, d, metric);
+}
+
 void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t n, int64_t d, enum sp_metric metric)
 {
 	unsigned mode = sp_float_mode_enter();
 	for (int64_t i = 0; i < n; i++) {
 		const float *x = a + i * d, *y = b + i * d;
-		if (metric == SP_COSINE)
-			out[i] = cosine(dot(x, y, d), dot(x, x, d), dot(y, y, d));
-		else
-			out[i] = metric == SP_DOT ? dot(x, y, d) : negated_distance(x, y, d, metric);
+		double xx = metric == SP_COSINE ? dot(x, x, d) : 0, yy = metric == SP_COSINE ? dot(y, y, d) : 0;
+		out[i] = sp_similarity(x, y, xx, yy, d, metric);
 	}
 	sp_float_mode_leave(mode);
 }
@@ -101,8 +106,8 @@ static double *squared_norms(const float *x, int64_t n, int64_t d)
 {
 	double *norms = sp_bytes((size_t)n * sizeof *norms);
 	unsigned mode = sp_float_mode_enter();
-	for (int64_t i = 0; norms && i < n; i++)
-		norms[i] = dot(x + i * d, x + i * d, d);
+	if (norms)
+		sp_runtime()->kernels->squares(norms, x, d, n, d);
 	sp_float_mode_leave(mode);
 	return norms;
 }

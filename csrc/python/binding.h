@@ -59,6 +59,7 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 
 extern PyType_Spec sp_model_spec;
-extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_training_functions[];
+extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_search_functions[], sp_training_functions[];
+extern const char *const sp_metric_names[];
 
 #endif

@@ -19,7 +19,7 @@ static int two_matrices(PyObject *a_in, PyObject *b_in, PyArrayObject **a, PyArr
 	return 0;
 }
 
-static const char *const metric_names[] = {"cosine", "dot", "euclidean", "manhattan", NULL};
+const char *const sp_metric_names[] = {"cosine", "dot", "euclidean", "manhattan", NULL};
 
 static PyObject *similarity_pairwise(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -28,7 +28,7 @@ static PyObject *similarity_pairwise(PyObject *Py_UNUSED(module), PyObject *args
 	PyArrayObject *a, *b, *out = NULL;
 	if (!PyArg_ParseTuple(args, "OO|s:similarity_pairwise", &a_in, &b_in, &metric_name))
 		return NULL;
-	int metric = sp_name_index(metric_name, metric_names, "metric");
+	int metric = sp_name_index(metric_name, sp_metric_names, "metric");
 	if (metric < 0 || !two_matrices(a_in, b_in, &a, &b))
 		return NULL;
 	npy_intp n = PyArray_DIM(a, 0);
@@ -57,7 +57,7 @@ static PyObject *similarity(PyObject *Py_UNUSED(module), PyObject *args)
 	PyArrayObject *a, *b;
 	if (!PyArg_ParseTuple(args, "OO|si:similarity", &a_in, &b_in, &metric_name, &threads))
 		return NULL;
-	int metric = sp_name_index(metric_name, metric_names, "metric");
+	int metric = sp_name_index(metric_name, sp_metric_names, "metric");
 	if (metric < 0 || !two_matrices(a_in, b_in, &a, &b))
 		return NULL;
 	npy_intp shape[] = {PyArray_DIM(a, 0), PyArray_DIM(b, 0)};
@@ -116,14 +116,14 @@ static PyObject *fail_allocation(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyMethodDef sp_functions[] = {
 	{"similarity_pairwise", similarity_pairwise, METH_VARARGS,
-         "similarity_pairwise(a, b, metric='cosine')\n--\n\nRow by row, computed and returned in float64 (n,)."},
+	 "similarity_pairwise(a, b, metric='cosine')\n--\n\nRow by row, computed and returned in float64 (n,)."},
 	{"similarity", similarity, METH_VARARGS,
-         "similarity(a, b, metric='cosine', threads=1)\n--\n\nEvery row of a against every row of b, computed in float64, returned "
-         "as float32 (n, m)."},
+	 "similarity(a, b, metric='cosine', threads=1)\n--\n\nEvery row of a against every row of b, computed in float64, returned "
+	 "as float32 (n, m)."},
 	{"config", config, METH_NOARGS, "config()\n--\n\nThe kernels and engines in use, as a dict."},
 	{"isas", isas, METH_NOARGS, "isas()\n--\n\nThe instruction sets that run on this CPU, best first."},
 	{"gemm_calls", gemm_calls, METH_NOARGS,
-         "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
+	 "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
 	{"fail_allocation", fail_allocation, METH_VARARGS,
-         "fail_allocation(n)\n--\n\nFor tests: the n-th allocation of the core from now on fails; 0 switches it off."},
+	 "fail_allocation(n)\n--\n\nFor tests: the n-th allocation of the core from now on fails; 0 switches it off."},
 	{NULL, NULL, 0, NULL}};

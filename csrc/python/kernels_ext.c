@@ -41,6 +41,8 @@ static const struct {
               FIELD(pool_max),
               FIELD(sum_of_squares),
               FIELD(dots),
+              FIELD(squares),
+              FIELD(screen),
               FIELD(dropout),
               FIELD(dropout_columns),
               FIELD(gemm_add),
@@ -56,7 +58,8 @@ static const struct {
               FIELD(add),
               FIELD(rotate),
               FIELD(add_diagonals),
-              FIELD(adamw)};
+              FIELD(adamw),
+              FIELD(rrelu_slopes)};
 #undef FIELD
 
 static int add(PyObject *dict, const char *name, uintptr_t value)

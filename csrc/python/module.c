@@ -35,6 +35,7 @@ static int module_exec(PyObject *module)
 	int status = type ? PyModule_AddObjectRef(module, "Model", type) : -1;
 	Py_XDECREF(type);
 	status = status == 0 ? PyModule_AddFunctions(module, sp_pooling_functions) : status;
+	status = status == 0 ? PyModule_AddFunctions(module, sp_search_functions) : status;
 	return status == 0 ? PyModule_AddFunctions(module, sp_training_functions) : status;
 }
 

@@ -6,12 +6,13 @@ verb takes to its argparse parser; and `run(options)`. What is heavy is imported
 
 from types import ModuleType
 
-from sentpool.commands import compare, encode, geometry, info, probe, sts
+from sentpool.commands import compare, encode, geometry, info, probe, sts, transfer
 
 VERBS: dict[str, ModuleType] = {
     "sts": sts,
     "probe": probe,
     "geometry": geometry,
+    "transfer": transfer,
     "compare": compare,
     "encode": encode,
     "info": info,

@@ -11,6 +11,8 @@ from sentpool.evaluation.report import STSResult
 from sentpool.evaluation.sample import sample_folder
 from sentpool.evaluation.similarity_tasks import sts
 from sentpool.evaluation.space_geometry import alignment, uniformity
+from sentpool.evaluation.transfer_probe import transfer
+from sentpool.evaluation.transfer_result import TransferResult
 
 __all__ = [
     "Comparison",
@@ -18,6 +20,7 @@ __all__ = [
     "LayersResult",
     "ProbeResult",
     "STSResult",
+    "TransferResult",
     "alignment",
     "compare",
     "geometry",
@@ -27,5 +30,6 @@ __all__ = [
     "sample_folder",
     "spearman",
     "sts",
+    "transfer",
     "uniformity",
 ]

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from sentpool.checks import one_of
-from sentpool.evaluation import probe_result, report
+from sentpool.evaluation import probe_result, report, transfer_result
 from sentpool.evaluation.correlation import pearson, spearman
 from sentpool.evaluation.intervals import task_replicates
 from sentpool.evaluation.plain_tables import cut, number, page_as_html, page_as_text, pandas_module
 from sentpool.evaluation.probe_result import ProbeResult
 from sentpool.evaluation.protocol import Difference, differences, label
 from sentpool.evaluation.report import COEFFICIENTS, STANDARD_SEVEN, Aggregates, STSResult, restored_nan, write_json
+from sentpool.evaluation.resampling import mean_replicates
 from sentpool.evaluation.saved_result import reading, saved_class
 from sentpool.evaluation.significance import Bootstrap, bootstrap_p, holm, percentile_interval, williams
 from sentpool.evaluation.tables import AVERAGE, percent
+from sentpool.evaluation.transfer_result import TransferResult
 
 FORMAT = "sentpool comparison 1"
 _NUMBERS = ("a", "b", "diff", "low", "high", "p", "p_holm", "williams_t", "williams_p")
@@ -49,11 +52,12 @@ def compare(
 
     Parameters
     ----------
-    a, b : STSResult, ProbeResult, or path of a file that one of them saved
+    a, b : STSResult, ProbeResult, TransferResult, or path of a file that one of them saved
         Both of one kind. Of a probe every row is compared, without a test: it keeps no cosines.
     aggregation : {"all", "mean", "wmean"}
-        Of the subsets of a task, as in `STSResult`.
+        Of the subsets of an STS task, as in `STSResult`.
     coefficient : {"spearman", "pearson"}
+        Of STS tasks.
     resamples, seed : int
         Of the bootstrap.
     confidence : float
@@ -87,15 +91,15 @@ def compare(
     pair = _PAIRS[type(a)](a, b, aggregation, coefficient, bootstrap)
     rows = list(pair.rows())
     if not rows:
-        raise ValueError("a and b have no task in common: " + "; ".join(pair.tasks_of_each()))
+        raise ValueError(f"a and b have no task in common: a has {', '.join(a.tasks)}; b has {', '.join(b.tasks)}")
     _correct(rows)
     return Comparison(
         rows=rows,
         labels={"a": label(a), "b": label(b)},
         differences=differences(a, b),
         notes=pair.notes,
-        coefficient=coefficient,
-        aggregation=aggregation,
+        measure=pair.measure,
+        items=pair.items,
         bootstrap=bootstrap,
     )
 
@@ -107,12 +111,12 @@ class Comparison:
     Attributes
     ----------
     rows : list of dict
-        One per task (and pooling, of a probe). Coefficients are in [-1, 1]; the tables show them ×100. Keys:
+        One per task (and pooling, of a probe). Numbers are coefficients or shares; the tables show them ×100. Keys:
 
         task, pooling : str
             ``"average of 7"`` where both have the seven standard tasks; the pooling of a probe's row, else "".
         n : int
-            Pairs.
+            How many `items`.
         a, b, diff : float
             ``diff`` is a − b.
         low, high : float
@@ -128,17 +132,18 @@ class Comparison:
         What differs between how the two were made: ``what``, ``a``, ``b``, ``words``, ``matters``.
     notes : list of str
         What to keep in mind.
-    coefficient, aggregation : str
+    measure, items : str
+        What was compared, and what it is computed from: "pairs" or "texts".
     bootstrap : Bootstrap
     """
 
     rows: list[dict[str, Any]]
     labels: dict[str, str]
     differences: list[Difference]
-    notes: list[str] = field(default_factory=list)
-    coefficient: str = "spearman"
-    aggregation: str = "all"
-    bootstrap: Bootstrap = Bootstrap(1000, 0, 0.95)
+    notes: list[str]
+    measure: str
+    items: str
+    bootstrap: Bootstrap
 
     def verdict(self, row: Mapping) -> str:
         """What a row says: "a higher" or "b higher" beyond chance, "chance", "equal", or "not tested"."""
@@ -214,7 +219,7 @@ class Comparison:
         return any(row["pooling"] for row in self.rows)
 
     def _head(self) -> list[str]:
-        how = f"{self.coefficient.capitalize()} ×100, aggregation {self.aggregation}; diff is a − b"
+        how = f"{self.measure} ×100; diff is a − b"
         return [f"a: {self.labels['a']}", f"b: {self.labels['b']}", how, *self.words]
 
     def _tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
@@ -224,21 +229,22 @@ class Comparison:
         if self._is_probe and len(rows) > _MOST_ROWS:
             rows = sorted(rows, key=lambda row: -abs(row["diff"]) if row["diff"] == row["diff"] else 0)[:_MOST_ROWS]
             title = f"the {_MOST_ROWS} largest gaps of {len(self.rows)} rows"
-        head = ["task", "pooling" * self._is_probe, "pairs", "a", "b", "diff"]
+        head = ["task", "pooling" * self._is_probe, self.items, "a", "b", "diff"]
         tested = any(not math.isnan(row["low"]) for row in rows)
+        williams_too = any(not math.isnan(row["williams_p"]) for row in rows)
         yield (
             title,
-            [*head, *[f"{confidence} interval", "p", "p Holm", "p Williams"] * tested, "verdict"],
-            [self._cells(row, tested) for row in rows],
+            [*head, *[f"{confidence} interval", "p", "p Holm"] * tested, *["p Williams"] * williams_too, "verdict"],
+            [self._cells(row, tested, williams_too) for row in rows],
         )
 
-    def _cells(self, row: Mapping, tested: bool) -> list[str]:
+    def _cells(self, row: Mapping, tested: bool, williams_too: bool) -> list[str]:
         cells = [row["task"], cut(row["pooling"]), f"{row['n']:,}" * (row["task"] != AVERAGE)]
         cells += [percent(row["a"]), percent(row["b"]), _signed(row["diff"])]
         if tested:
             cells.append(f"{_signed(row['low'])} to {_signed(row['high'])}" if row["low"] == row["low"] else "–")
-            cells += [_p(row[name]) for name in ("p", "p_holm", "williams_p")]
-        return [*cells, self.verdict(row)]
+            cells += [_p(row["p"]), _p(row["p_holm"])]
+        return [*cells, *[_p(row["williams_p"])] * williams_too, self.verdict(row)]
 
     def _listed_differences(self) -> list[str]:
         if not self.differences:
@@ -291,12 +297,12 @@ _CLAUSES = {
 class _TwoSTS:
     """Rows of two STS results."""
 
+    items = "pairs"
+
     def __init__(self, a: STSResult, b: STSResult, aggregation: str, coefficient: str, bootstrap: Bootstrap) -> None:
         self.a, self.b, self.aggregation, self.coefficient, self.bootstrap = a, b, aggregation, coefficient, bootstrap
+        self.measure = f"{coefficient.capitalize()}, aggregation {aggregation},"
         self.notes: list[str] = []
-
-    def tasks_of_each(self) -> list[str]:
-        return [f"{name} has {', '.join(result) or 'none'}" for name, result in (("a", self.a), ("b", self.b))]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         of_seven = {}
@@ -362,14 +368,14 @@ class _TwoSTS:
 class _TwoProbes:
     """Rows of two probes."""
 
+    items = "pairs"
+
     def __init__(
         self, a: ProbeResult, b: ProbeResult, aggregation: str, coefficient: str, bootstrap: Bootstrap
     ) -> None:
         self.a, self.b, self.aggregation, self.coefficient = a, b, aggregation, coefficient
+        self.measure = f"{coefficient.capitalize()}, aggregation {aggregation},"
         self.notes = [_NO_COSINES]
-
-    def tasks_of_each(self) -> list[str]:
-        return [f"{name} has {', '.join(result.tasks) or 'none'}" for name, result in (("a", self.a), ("b", self.b))]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         others = {self._key(row): row for row in self.b.rows}
@@ -385,8 +391,31 @@ class _TwoProbes:
         return row["task"], row["tokens"], row["layers"], row["aggregation"]
 
 
-_PAIRS = {STSResult: _TwoSTS, ProbeResult: _TwoProbes}
-_SAVED = {report.FORMAT: STSResult, probe_result.FORMAT: ProbeResult}
+class _TwoTransfers:
+    """Rows of two results of transfer probes."""
+
+    measure, items = "accuracy", "texts"
+
+    def __init__(
+        self, a: TransferResult, b: TransferResult, aggregation: str, coefficient: str, bootstrap: Bootstrap
+    ) -> None:
+        self.a, self.b, self.bootstrap = a, b, bootstrap
+        self.notes: list[str] = []
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for task in (name for name in self.a if name in self.b):
+            row = _row(task, "", len(self.a[task].gold), self.a.accuracy(task), self.b.accuracy(task))
+            if self.a[task].classes == self.b[task].classes and np.array_equal(self.a[task].gold, self.b[task].gold):
+                right = np.stack([self.a[task].right, self.b[task].right])
+                replicates = np.subtract(*mean_replicates(right, self.bootstrap, zlib.crc32(task.encode())))
+                row |= _tested(replicates, self.bootstrap)
+            else:
+                self.notes.append(f"{task} is not tested: the labels differ, so these are not the same texts.")
+            yield row
+
+
+_PAIRS = {STSResult: _TwoSTS, ProbeResult: _TwoProbes, TransferResult: _TwoTransfers}
+_SAVED = {report.FORMAT: STSResult, probe_result.FORMAT: ProbeResult, transfer_result.FORMAT: TransferResult}
 
 
 def _result(name: str, value):
@@ -395,7 +424,7 @@ def _result(name: str, value):
         return saved_class(value, _SAVED).load(value)
     if type(value) not in _PAIRS:
         raise TypeError(
-            f"{name} is {type(value).__name__}: expected what evaluation.sts or evaluation.probe returned, or the path "
+            f"{name} is {type(value).__name__}: expected what evaluation.sts, probe or transfer returned, or the path "
             "of a file saved from it"
         )
     return value

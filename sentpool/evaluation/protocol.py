@@ -131,7 +131,7 @@ def _truncation(a, b) -> Iterator[Difference]:
 
 
 def _data(a, b) -> Iterator[Difference]:
-    pairs = [result.data.get("pairs", {}) for result in (a, b)]
+    pairs = [result.data.get("pairs", result.data.get("texts", {})) for result in (a, b)]
     for name in _SICK_SPLITS:
         other = _SICK_SPLITS[name == _SICK_SPLITS[0]]
         if name in pairs[0] and other in pairs[1] and not (other in pairs[0] and name in pairs[1]):

@@ -7,6 +7,7 @@ Pooling(Layers(indices=[1, -1], tokens=['cls']), head=(Normalize(),))
 
 from sentpool.pooling.attention import LayerAttention, SbertWk
 from sentpool.pooling.composition import Pooling
+from sentpool.pooling.fresh import initial
 from sentpool.pooling.head import Dense, Normalize, Truncate
 from sentpool.pooling.layers import TOKEN_POOLINGS, LayerPooling, Layers, ScalarMix, WeightedLayer
 from sentpool.pooling.names import NAMES
@@ -29,4 +30,5 @@ __all__ = [
     "WeightedLayer",
     "Whitening",
     "from_config",
+    "initial",
 ]

@@ -59,6 +59,23 @@ class LayerAttention(LayerPooling):
         """ā (n, L + 1): the mean over sources i of a_ij, so that u = Σ_j ā_j V_j."""
         return self._attend(views, index, threads)[1]
 
+    def forward_with_cache(self, states, training, threads):
+        require_width(self, len(self.query), states.shape[3])
+        u, projections = _core.layer_attention_forward(*self._operands(states), training, threads)
+        return np.concatenate([states[:, -1, 0], u], axis=1), (states, projections, training)
+
+    def backward(self, d_embeddings, cache, threads):
+        states, projections, training = cache
+        hidden = states.shape[3]
+        d_states, *d_weights = _core.layer_attention_backward(
+            d_embeddings[:, hidden:], projections, *self._operands(states), training, threads
+        )
+        d_states[:, -1, 0] += d_embeddings[:, :hidden]
+        return d_states, dict(zip(self.parameters(), d_weights, strict=True))
+
+    def _operands(self, states: np.ndarray) -> tuple:
+        return states[:, :, 0], states[:, :, 1], self.query, self.key, self.value, _RRELU_SLOPE
+
     def _attend(self, views, index, threads):
         require_width(self, len(self.query), views[0].shape[2])
         if list(index) != list(range(views[0].shape[1])):
@@ -111,6 +128,9 @@ class SbertWk(LayerPooling):
 
     def combine(self, views, index, threads=1):
         raise ValueError("sbert_wk needs the states of all tokens, not only of pooled ones: use encode(pooling=…)")
+
+    def forward_with_cache(self, states, training, threads):
+        raise ValueError("sbert_wk has no gradient: train another pooling")
 
     def layer_weights(self, views, index, threads=1):
         raise ValueError("sbert_wk weighs the layers of every token, not of a sentence: it has no layer weights")

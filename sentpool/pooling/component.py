@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 
 from sentpool.errors import shown
@@ -11,7 +14,14 @@ class Component:
     """A part of a pooling: settings that fit into JSON, and named arrays of numbers.
 
     Two components are equal if they are of one class with equal settings and equal arrays.
+
+    Attributes
+    ----------
+    trainable : bool
+        Whether training changes the arrays.
     """
+
+    trainable: ClassVar[bool] = True
 
     def config(self) -> dict:
         """What, with `parameters`, builds the component again; ready for JSON."""
@@ -20,6 +30,11 @@ class Component:
     def parameters(self) -> dict[str, np.ndarray]:
         """The arrays by name, float32, read-only."""
         return {}
+
+    def with_parameters(self, arrays: Mapping[str, np.ndarray]) -> Component:
+        """The same with copies of these arrays in the place of its own of these names."""
+        settings = {name: value for name, value in self.config().items() if name != "type"}
+        return type(self)(**settings, **(self.parameters() | dict(arrays)))
 
     def __eq__(self, other: object) -> bool:
         if type(self) is not type(other):
@@ -36,7 +51,10 @@ class Component:
 
     def __repr__(self) -> str:
         settings = [f"{name}={value!r}" for name, value in self.config().items() if name != "type"]
-        arrays = [f"{name} {'×'.join(map(str, array.shape))}" for name, array in self.parameters().items()]
+        arrays = [
+            f"{name}={array.item():.6g}" if array.shape == (1,) else f"{name} {'×'.join(map(str, array.shape))}"
+            for name, array in self.parameters().items()
+        ]
         return f"{type(self).__name__}({', '.join(settings + arrays)})"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from sentpool import checks
 from sentpool.errors import shown
 from sentpool.pooling import names
 from sentpool.pooling.attention import SbertWk
@@ -22,7 +24,10 @@ class Pooling:
         `Layers`, `ScalarMix`, `WeightedLayer`, `LayerAttention`, `SbertWk`; or names of token poolings, which are taken
         from the last layer and concatenated; or an object of your own with `tokens`, a sequence of token poolings, and
         `forward(states)`, which gets (n, L + 1, len(tokens), H) float32 and returns (n, d). It is also called with
-        states of zeros, to learn d.
+        states of zeros, to learn d. It can be trained if it has `backward(d_embeddings, cache)`, which returns the
+        gradient of the states and a dict of those of its parameters: `cache` is what `forward` returned as the second
+        of a pair, or else the states. `parameters()`, where it has one, is a dict of float32 arrays that training
+        changes in place.
     head : sequence of callables
         `Dense`, `Normalize`, `Truncate`, `Whitening`, `AllButTheTop`, or functions of vectors (n, d).
     include_prompt : bool, default True
@@ -98,6 +103,101 @@ class Pooling:
             embeddings = result if own else checked_vectors(result, len(embeddings), module)
         return embeddings
 
+    def forward_with_cache(
+        self, states: np.ndarray, *, training: tuple[int, int, int] | None = None, threads: int = 1
+    ) -> tuple[np.ndarray, object]:
+        """The embeddings of a training step, and what `backward` needs to know of it.
+
+        They are those of `forward` unless the head has a part that acts in training alone, or slopes are drawn.
+
+        Parameters
+        ----------
+        states : ndarray, float32, shape (n, k, P, H)
+            Of the k layers and P token poolings that it needs. Views and memory-mapped arrays are not copied.
+        training : (seed, step, first_row), optional
+            Where `LayerAttention` draws the slopes of its RReLU: the seed, the number of the step, and which row of
+            the batch states[0] is. None: the slope of inference.
+
+        Returns
+        -------
+        ndarray, float32, shape (n, d)
+        object
+            For `backward`. It keeps `states`, which must stay as they are.
+
+        Raises
+        ------
+        TypeError
+            If a part has no gradient.
+        ValueError
+            If a part does not fit the states, or has no gradient.
+        """
+        for part in (self.layers, *self.head):
+            if not hasattr(part, "backward"):
+                raise TypeError(f"{shown(part)} has no backward, so nothing before it can be trained: leave it out")
+        embeddings, cache = self.layers.forward_with_cache(states, _checked_draws(training), threads)
+        caches = [cache]
+        for module in self.head:
+            embeddings, cache = module.forward_with_cache(embeddings)
+            caches.append(cache)
+        return embeddings, caches
+
+    def backward(self, d_embeddings: np.ndarray, cache, threads: int = 1) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The gradients of states and parameters.
+
+        Parameters
+        ----------
+        d_embeddings : ndarray, float32, shape (n, d)
+        cache
+            What `forward_with_cache` gave.
+
+        Returns
+        -------
+        ndarray, float32, shape (n, k, P, H)
+            A row depends on that of `d_embeddings` alone.
+        dict of ndarray, float32
+            By the names of `trainable_parameters`; sums over the rows in ascending order, the same for any `threads`.
+        """
+        gradients: dict[str, np.ndarray] = {}
+        for i in reversed(range(len(self.head))):
+            d_embeddings, found = self.head[i].backward(d_embeddings, cache[1 + i])
+            gradients |= {f"head.{i}.{name}": gradient for name, gradient in found.items()}
+        d_states, found = self.layers.backward(d_embeddings, cache[0], threads)
+        return d_states, {f"layers.{name}": gradient for name, gradient in found.items()} | gradients
+
+    def trainable_parameters(self) -> dict[str, np.ndarray]:
+        """Those of `parameters` that training changes; what was fitted, such as a `Whitening`, stays."""
+        return self._arrays(lambda part: part.trainable)
+
+    def with_parameters(self, arrays: Mapping[str, np.ndarray]) -> Pooling:
+        """The same with these arrays, by the names of `parameters`, in the place of its own; others stay.
+
+        A pooling of one's own gets their numbers in place.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of such a name, or it has another shape.
+        """
+        own = self.parameters()
+        for name, array in arrays.items():
+            if name not in own or np.shape(array) != own[name].shape:
+                shape = own[name].shape if name in own else "no such parameter"
+                raise ValueError(f"arrays holds {name!r} of shape {np.shape(array)}; the pooling has {shape}")
+        layers, *head = (
+            part.with_parameters(
+                {name.rpartition(".")[2]: array for name, array in arrays.items() if name.rpartition(".")[0] == place}
+            )
+            if isinstance(part, Component)
+            else part
+            for place, part in self._components().items()
+        )
+        return Pooling(layers, head, self.include_prompt)
+
+    def at_inference(self) -> Pooling:
+        """The same without the parts of the head that act in training alone."""
+        head = [module for module in self.head if not getattr(module, "train_only", False)]
+        return Pooling(self.layers, head, self.include_prompt)
+
     def dimension(self, hidden_size: int, n_layers: int) -> int:
         """How many numbers an embedding has.
 
@@ -144,10 +244,13 @@ class Pooling:
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The arrays of all parts by name: "layers.query", "head.0.weight", …"""
+        return self._arrays(lambda part: True)
+
+    def _arrays(self, wanted: Callable[[Component], bool]) -> dict[str, np.ndarray]:
         return {
             f"{place}.{name}": array
             for place, part in self._components().items()
-            if isinstance(part, Component)
+            if isinstance(part, Component) and wanted(part)
             for name, array in part.parameters().items()
         }
 
@@ -168,6 +271,20 @@ class Pooling:
         return ", ".join(parts) + ("" if self.include_prompt else ", without the prompt")
 
 
+def _checked_draws(training: object) -> tuple[int, int, int] | None:
+    """`training` of `forward_with_cache`, as the core takes it."""
+    if training is None:
+        return None
+    if not isinstance(training, tuple) or len(training) != 3:
+        raise TypeError(f"training must be None or (seed, step, first_row), not {shown(training)}")
+    return tuple(checks.seed(f"training[{i}]", value) for i, value in enumerate(training))
+
+
+class _UserCache(NamedTuple):
+    given: object
+    shape: tuple[int, ...]
+
+
 class UserPooling(LayerPooling):
     """A pooling of the user's own in the place of a `LayerPooling`."""
 
@@ -180,8 +297,43 @@ class UserPooling(LayerPooling):
         self.pooling, self.tokens = pooling, token_poolings(pooling.tokens)
 
     def combine(self, views, index, threads=1):
-        states = np.stack([view[:, index] for view in views], axis=2)
-        return checked_vectors(self.pooling.forward(states), len(states), self.pooling)
+        return self._forward(np.stack([view[:, index] for view in views], axis=2))[0]
+
+    def forward_with_cache(self, states, training, threads):
+        if not callable(getattr(self.pooling, "backward", None)):
+            raise TypeError(f"{shown(self.pooling)} has no backward(d_embeddings, cache), so it cannot be trained")
+        return self._forward(states)
+
+    def _forward(self, states: np.ndarray) -> tuple[np.ndarray, object]:
+        result = self.pooling.forward(states)
+        embeddings, cache = result if isinstance(result, tuple) and len(result) == 2 else (result, states)
+        return checked_vectors(embeddings, len(states), self.pooling), _UserCache(cache, states.shape)
+
+    def backward(self, d_embeddings, cache, threads):
+        d_states, gradients = self.pooling.backward(d_embeddings, cache.given)
+        shapes = {name: array.shape for name, array in self.parameters().items()}
+        found = {name: np.shape(gradient) for name, gradient in gradients.items()}
+        if np.shape(d_states) != cache.shape or found != shapes:
+            raise ValueError(
+                f"{shown(self.pooling)}.backward returned gradients of shapes {np.shape(d_states)} and {found}; "
+                f"expected {cache.shape} and {shapes}"
+            )
+        return np.asarray(d_states, np.float32), {name: np.asarray(gradients[name], np.float32) for name in shapes}
+
+    def parameters(self):
+        arrays = dict(self.pooling.parameters()) if hasattr(self.pooling, "parameters") else {}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype != np.float32 or not array.flags.writeable:
+                raise TypeError(
+                    f"{shown(self.pooling)}.parameters() holds {shown(name)}, which must be a writable float32 array"
+                )
+        return arrays
+
+    def with_parameters(self, arrays):
+        own = self.parameters()
+        for name, array in arrays.items():
+            own[name][...] = array
+        return self
 
     def layer_weights(self, views, index, threads=1):
         raise ValueError(f"{shown(self.pooling)} has no layer weights that sentpool knows of")

@@ -76,6 +76,17 @@ class LayerPooling(Component):
         """
         raise NotImplementedError
 
+    def forward_with_cache(
+        self, states: np.ndarray, training: tuple[int, int, int] | None, threads: int
+    ) -> tuple[np.ndarray, object]:
+        """The vectors in training, and what `backward` needs; see `Pooling.forward_with_cache`."""
+        views = [states[:, :, place] for place in range(states.shape[2])]
+        return self.combine(views, range(states.shape[1]), threads), states
+
+    def backward(self, d_embeddings: np.ndarray, cache, threads: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Gradients of states and of parameters; see `Pooling.backward`."""
+        raise NotImplementedError
+
     def dimension(self, hidden_size: int) -> int:
         """How many numbers a vector has."""
         return hidden_size * len(self.tokens)
@@ -97,6 +108,15 @@ class _WeightedSum(LayerPooling):
         weights, divisor = self._weights(len(index))
         parts = [_core.mix_layers(view, index, weights, divisor) for view in views]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def backward(self, d_embeddings, cache, threads):
+        weights, divisor = self._weights(cache.shape[1])
+        d_states, d_weights = _core.mix_layers_backward(d_embeddings, cache, weights, divisor)
+        return d_states, {name: np.float32(value) for name, value in self._d_parameters(d_weights).items()}
+
+    def _d_parameters(self, d_weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Gradients of parameters in float64, from those of the weights with a fixed divisor."""
+        return {}
 
 
 class Layers(_WeightedSum):
@@ -159,21 +179,32 @@ class ScalarMix(_WeightedSum):
     def __init__(self, weights, gamma: float = 1.0, tokens="mean") -> None:
         self.tokens = token_poolings(tokens)
         self.weights = parameter("weights", weights, 1)
-        self.gamma = float(parameter("gamma", [gamma], 1)[0])
+        number = parameter("gamma", np.atleast_1d(gamma), 1)
+        if len(number) != 1:
+            raise ValueError(f"gamma has {len(number)} numbers; it is one")
+        self.gamma = float(number[0])
 
     def config(self):
-        return {"type": "ScalarMix", "gamma": self.gamma, "tokens": list(self.tokens)}
+        return {"type": "ScalarMix", "tokens": list(self.tokens)}
 
     def parameters(self):
-        return {"weights": self.weights}
+        return {"weights": self.weights, "gamma": parameter("gamma", [self.gamma], 1)}
 
     def needed_layers(self, n_layers):
         _require_weights(self, self.weights, n_layers + 1, f"layers 0 to {n_layers}")
         return super().needed_layers(n_layers)
 
     def _weights(self, count):
+        return (self.gamma * self._softmax()).astype(np.float32), 1.0
+
+    def _softmax(self) -> np.ndarray:
         exponentials = np.exp(self.weights.astype(np.float64) - self.weights.max())
-        return (self.gamma * exponentials / exponentials.sum()).astype(np.float32), 1.0
+        return exponentials / exponentials.sum()
+
+    def _d_parameters(self, d_weights):
+        softmax = self._softmax()
+        d_gamma = (softmax * d_weights).sum()
+        return {"weights": self.gamma * softmax * (d_weights - d_gamma), "gamma": np.array([d_gamma])}
 
 
 class WeightedLayer(_WeightedSum):
@@ -213,6 +244,12 @@ class WeightedLayer(_WeightedSum):
 
     def _weights(self, count):
         return self.weights[self.weights != 0], self._sum
+
+    def _d_parameters(self, d_weights):
+        taken = np.flatnonzero(self.weights)
+        whole = np.zeros(len(self.weights))
+        whole[taken] = d_weights - (self.weights[taken] * d_weights).sum() / self._sum
+        return {"weights": whole}
 
 
 def _require_weights(pooling: LayerPooling, weights: np.ndarray, count: int, layers: str) -> None:

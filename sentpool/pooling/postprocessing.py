@@ -14,6 +14,7 @@ from sentpool.pooling.head import HeadModule
 class _Fitted(HeadModule):
     """A step with a mean and a matrix that `fit` finds, in float64. Not promised to be bit-equal across machines."""
 
+    trainable = False
     mean: np.ndarray | None = None
     matrix: np.ndarray | None = None
 
@@ -84,6 +85,9 @@ class Whitening(_Fitted):
     def __call__(self, embeddings):
         return _core.dense(self._centred(embeddings), self.matrix, None, "identity")
 
+    def backward(self, d_embeddings, cache):
+        return _core.dense(d_embeddings, self.matrix.T, None, "identity"), {}
+
     def __str__(self) -> str:
         return "whitening" if self.k is None else f"whitening {self.k}"
 
@@ -114,9 +118,14 @@ class AllButTheTop(_Fitted):
         return AllButTheTop(self.d, mean=mean, matrix=vectors[:, : self.d].T)
 
     def __call__(self, embeddings):
-        centred = self._centred(embeddings)
-        parts = _core.dense(centred, self.matrix, None, "identity")
-        return centred - _core.dense(parts, self.matrix.T, None, "identity")
+        return self._project(self._centred(embeddings))
+
+    def backward(self, d_embeddings, cache):
+        return self._project(d_embeddings), {}
+
+    def _project(self, vectors: np.ndarray) -> np.ndarray:
+        parts = _core.dense(vectors, self.matrix, None, "identity")
+        return vectors - _core.dense(parts, self.matrix.T, None, "identity")
 
     def __str__(self) -> str:
         return f"all but the top {self.d}"

@@ -48,8 +48,6 @@ def _component(place: str, kinds: Mapping[str, type], config: Mapping, parameter
     arrays = {
         name.removeprefix(f"{place}."): array for name, array in parameters.items() if name.rpartition(".")[0] == place
     }
-    if kind is Dense:
-        arrays.setdefault("bias", None)
     try:
         return kind(**settings, **arrays)
     except (TypeError, ValueError) as error:
