@@ -17,7 +17,8 @@ static int64_t bucket(int64_t distance, int64_t buckets)
 	int64_t n = distance < 0 ? -distance : distance;
 	if (n < near)
 		return first + n;
-	float ratio = (float)sp_log64((double)((float)n / (float)near)) / (float)sp_log64((double)FARTHEST / (double)near);
+	float ratio =
+		(float)sp_log64((double)((float)n / (float)near)) / (float)sp_log64((double)FARTHEST / (double)near);
 	int64_t far = near + (int64_t)(ratio * (float)(half - near));
 	return first + (far < half - 1 ? far : half - 1);
 }

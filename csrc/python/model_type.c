@@ -387,21 +387,21 @@ static PyObject *model_sbert_wk(ModelObject *self, PyObject *args, PyObject *kwa
 
 static PyMethodDef model_methods[] = {
 	{"tensors", (PyCFunction)model_tensors, METH_NOARGS,
-	 "tensors($self)\n--\n\nName and shape of every tensor that must be loaded, as a dict."},
+         "tensors($self)\n--\n\nName and shape of every tensor that must be loaded, as a dict."},
 	{"load", (PyCFunction)model_load, METH_VARARGS,
-	 "load($self, name, first_row, rows)\n--\n\nTake the next rows of a tensor, float32 (r, cols) or (r,) for a "
-	 "vector, in order from row 0 on.\n\nRaises ValueError for an unknown name, a wrong shape, NaN or Inf."},
+         "load($self, name, first_row, rows)\n--\n\nTake the next rows of a tensor, float32 (r, cols) or (r,) for a "
+         "vector, in order from row 0 on.\n\nRaises ValueError for an unknown name, a wrong shape, NaN or Inf."},
 	{"finish", (PyCFunction)model_finish, METH_NOARGS,
-	 "finish($self)\n--\n\nCheck that every tensor is loaded; from now on the model runs and cannot change."},
+         "finish($self)\n--\n\nCheck that every tensor is loaded; from now on the model runs and cannot change."},
 	{"layer_states", (PyCFunction)(void (*)(void))model_layer_states, METH_VARARGS | METH_KEYWORDS,
-	 "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1, dropout=None)\n--\n\n"
-	 "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},
+         "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1, dropout=None)\n--\n\n"
+         "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},
 	{"hidden_states", (PyCFunction)(void (*)(void))model_hidden_states, METH_VARARGS | METH_KEYWORDS,
-	 "hidden_states($self, ids, offsets, *, first_layer=0, threads=1, dropout=None)\n--\n\n"
-	 "Every token's state at every layer from first_layer on: float32 (L + 1 - first_layer, N, H)."},
+         "hidden_states($self, ids, offsets, *, first_layer=0, threads=1, dropout=None)\n--\n\n"
+         "Every token's state at every layer from first_layer on: float32 (L + 1 - first_layer, N, H)."},
 	{"sbert_wk", (PyCFunction)(void (*)(void))model_sbert_wk, METH_VARARGS | METH_KEYWORDS,
-	 "sbert_wk($self, ids, offsets, layer_start, window, *, batch_size=32, skip=0, threads=1)\n--\n\n"
-	 "SBERT-WK vectors over layers layer_start to L, window layers on each side: float32 (n, H)."},
+         "sbert_wk($self, ids, offsets, layer_start, window, *, batch_size=32, skip=0, threads=1)\n--\n\n"
+         "SBERT-WK vectors over layers layer_start to L, window layers on each side: float32 (n, H)."},
 	{NULL, NULL, 0, NULL}};
 
 static PyType_Slot model_slots[] = {{Py_tp_new, model_new},
