@@ -1,6 +1,7 @@
 """The C core, as the package uses it. Arrays that come in are converted where that is exact enough, never written."""
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -76,6 +77,57 @@ class Model:
         threads: int = 1,
     ) -> NDArray[np.float32]: ...
 
+class Training:
+    """An encoder in training: float32 parameters of its own, and the gradients of a loss by them."""
+
+    def __new__(
+        cls,
+        model: Model,
+        *,
+        hidden_dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        seed: int = 0,
+        threads: int = 1,
+    ) -> Training: ...
+    @property
+    def masters(self) -> NDArray[np.float32]: ...
+    @property
+    def gradients(self) -> NDArray[np.float32]: ...
+    @property
+    def slices(self) -> dict[str, tuple[int, int, tuple[int, ...]]]: ...
+    @overload
+    def forward(
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        layers: ArrayLike,
+        tokens: Sequence[str],
+        *,
+        step: int,
+        first_row: int,
+        positions: None = None,
+        keep: bool = True,
+        threads: int = 1,
+    ) -> NDArray[np.float32]: ...
+    @overload
+    def forward(
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        layers: ArrayLike,
+        tokens: Sequence[str],
+        *,
+        step: int,
+        first_row: int,
+        positions: ArrayLike,
+        keep: bool = True,
+        threads: int = 1,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+    def backward(self, d_states: ArrayLike, d_rows: ArrayLike | None = None, *, threads: int = 1) -> None: ...
+    def update(self, threads: int = 1) -> None: ...
+    @staticmethod
+    def groups(offsets: ArrayLike, /) -> NDArray[np.int64]: ...
+
 def dense(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /) -> NDArray[np.float32]: ...
 def dense_backward(
     d_embeddings: ArrayLike, x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, activation: str, /
@@ -146,4 +198,26 @@ def adamw(
     threads: int = 1,
     /,
 ) -> None: ...
+def mlm_choice(
+    ids: ArrayLike, offsets: ArrayLike, special: ArrayLike, mask_id: int, seed: int, step: int, first_row: int, /
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]: ...
+def mlm_head(
+    rows: ArrayLike,
+    labels: ArrayLike,
+    cuts: ArrayLike,
+    parameters: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike, ArrayLike, ArrayLike],
+    gradients: tuple[
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+        NDArray[np.float32],
+    ],
+    eps: float,
+    activation: str,
+    scale: float,
+    threads: int = 1,
+    /,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]: ...
 def fresh_normal(n: int, deviation: float, seed: int, stream: int, /) -> NDArray[np.float32]: ...

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sentpool.atomic_file import replacing
+from sentpool.text_lines import Line, lines_bar, opened, read_lines
 
 # A piece ends at either; enough lines to keep many threads busy, few enough for the bar to move.
 PIECE_LINES, PIECE_BYTES = 4096, 4 << 20
@@ -27,7 +26,7 @@ class Summary(NamedTuple):
     seconds: float
 
 
-def encode_lines(model, source, target, **encode_options) -> Summary:
+def encode_lines(model, source, target, field: str | None = None, **encode_options) -> Summary:
     """Encode each line of a UTF-8 text file; row k of the .npy file is line k, which may be empty.
 
     Parameters
@@ -37,6 +36,8 @@ def encode_lines(model, source, target, **encode_options) -> Summary:
         Text file; ``"-"`` is standard input.
     target : str or Path
         Replaced in one step when everything is encoded; untouched if anything fails.
+    field : str, optional
+        Lines are JSON objects, and this field holds the text.
     **encode_options
         Passed to ``model.encode_with_info``.
 
@@ -45,17 +46,17 @@ def encode_lines(model, source, target, **encode_options) -> Summary:
     OSError
         A file cannot be read or written.
     ValueError
-        A line is not UTF-8 (named by its number).
+        A line is not UTF-8, or no JSON object with that field (named by its number).
     """
     rows = n_truncated = 0
     seconds = 0.0
     with (
-        _opened(source) as lines,
+        opened(source) as file,
         replacing(target) as out,
-        _bar(lines) as bar,
+        lines_bar(file) as bar,
     ):
         out.write(bytes(_HEADER_BYTES))
-        for sentences in _pieces(lines, os.fspath(source)):
+        for sentences in _pieces(read_lines(file, os.fspath(source), field)):
             began = time.perf_counter()
             vectors, info = model.encode_with_info(sentences, show_progress_bar=False, **encode_options)
             seconds += time.perf_counter() - began
@@ -70,54 +71,18 @@ def encode_lines(model, source, target, **encode_options) -> Summary:
     return Summary(rows, columns, n_truncated, seconds)
 
 
-def _pieces(lines: BinaryIO, name: str) -> Iterator[list[str]]:
-    """Lists of decoded lines; an empty file gives one empty list, to learn the array's width from."""
+def _pieces(lines: Iterator[Line]) -> Iterator[list[str]]:
+    """Lists of texts; an empty file gives one empty list, to learn the array's width from."""
     sentences: list[str] = []
-    size = number = 0
-    for number, line in enumerate(lines, 1):
-        try:
-            sentence = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name}:{number}: byte {error.start + 1} of the line is not UTF-8; convert the file to UTF-8"
-            ) from None
-        sentences.append(sentence.rstrip("\r\n"))
-        size += len(line)
+    size, empty = 0, True
+    for line in lines:
+        sentences.append(line.text)
+        size, empty = size + line.size, False
         if len(sentences) == PIECE_LINES or size >= PIECE_BYTES:
             yield sentences
             sentences, size = [], 0
-    if sentences or not number:
+    if sentences or empty:
         yield sentences
-
-
-@contextmanager
-def _opened(source) -> Iterator[BinaryIO]:
-    if os.fspath(source) == "-":
-        yield sys.stdin.buffer
-    else:
-        with open(source, "rb") as file:
-            yield file
-
-
-def _bar(lines: BinaryIO):
-    """A progress bar where somebody can see it, else nothing."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from tqdm.auto import tqdm
-
-    return tqdm(total=_count_lines(lines), unit=" sentences", leave=False)
-
-
-def _count_lines(lines: BinaryIO) -> int | None:
-    """Lines of a regular file; a pipe cannot be read twice."""
-    if lines is sys.stdin.buffer:
-        return None
-    count, block = 0, b"\n"
-    while more := lines.read(1 << 20):
-        block = more
-        count += block.count(b"\n")
-    lines.seek(0)
-    return count + (not block.endswith(b"\n"))
 
 
 def _header(rows: int, columns: int) -> bytes:

@@ -52,7 +52,6 @@ _SIGNATURES = {
     "pool_weighted_backward": (None, P, N, P, N, N, N),
     "pool_max_backward": (None, P, N, P, P, N, N, N),
     "columns_add": (None, P, P, N, P, N, N, N),
-    "rows_add": (None, P, N, P, N, N, N),
     "divide_rows": (None, P, N, P, N, N),
     "add_layernorm": (None, P, N, P, N, P, N, P, P, c_float, N, N),
     "embed_row": (None, P, P, P, P, N),
@@ -66,10 +65,12 @@ _SIGNATURES = {
     "dropout": (None, P, N, ctypes.POINTER(Draws), N, N, N),
     "gated_activation": (None, P, N, P, N, P, N, c_int, N, N),
     "add": (None, P, N, P, N, P, N, N, N),
+    "multiply": (None, P, N, P, N, P, N, N, N),
     "rotate": (None, P, P, P, N, N, N),
     "add_diagonals": (None, P, P, N),
     "rrelu_slopes": (None, P, P, ctypes.POINTER(Draws), N, N, N),
     "dropout_columns": (None, P, ctypes.POINTER(Draws), N, N, N, N),
+    "softmax_row": (c_float, P, P, N),
     "adamw": (None, P, P, P, P, ctypes.POINTER(AdamW), N),
 }
 

@@ -28,6 +28,7 @@ WITHOUT_FMA = (
     "dropout",
     "dropout_columns",
     "add",
+    "multiply",
     "rotate",
     "add_diagonals",
     "rrelu_slopes",

@@ -298,6 +298,8 @@ def test_rotations_and_sums_equal_their_twins(kernels, half):
         a, b, total = numbers(rng, 4, d), numbers(rng, 4, d), np.full((4, d), np.nan, np.float32)
         kernels.add(address(total), d, address(a), d, address(b), d, 4, d)
         assert same(total, a + b)
+        kernels.multiply(address(total), d, address(a), d, address(b), d, 4, d)
+        assert same(total, a * b)
 
 
 @each_isa
@@ -431,6 +433,26 @@ def test_dots_equal_their_twin(kernels, H):
         np.testing.assert_allclose(results[0], y[:, :H].astype(float) @ x.astype(float), rtol=1e-12, atol=1e-13)
 
 
+def softmax_row(kernels, x):
+    guarded, largest = Guarded(x), Guarded(np.zeros(1, np.float32))
+    total = kernels.softmax_row(guarded.address, largest.address, len(x))
+    return np.array([total, largest.array[0], *guarded.array], np.float32)
+
+
+@each_isa
+@pytest.mark.parametrize("n", [*WIDTHS, 1000])
+def test_softmax_of_a_row_equals_its_twin(kernels, n):
+    rng = np.random.default_rng(n)
+    x = numbers(rng, n) * 10
+    assert same(softmax_row(kernels, x), softmax_row(SCALAR, x))
+    exact = np.exp(x.astype(np.float64) - x.max())
+    np.testing.assert_allclose(softmax_row(SCALAR, x), [exact.sum(), x.max(), *exact], rtol=2e-6, atol=1e-12)
+    for value in (np.nan, np.inf):
+        x[n // 2] = value
+        assert same(softmax_row(kernels, x), softmax_row(SCALAR, x))
+        assert np.isnan(softmax_row(kernels, x)[0])
+
+
 CONSTANTS = AdamW(0.3, 0.1, 0.999, 0.001, 0.0316, 0.02, 0.99, 1e-8)
 
 
@@ -510,6 +532,7 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H):
     kernels.embed_row(y.address + 8 * H, a.address + 8 * H, b.address + 8 * H, gamma.address, H)
     kernels.divide_rows(y.address, H, a.address, 3, H)
     kernels.add(y.address, H, a.address, H, b.address, H, 3, H)
+    kernels.multiply(y.address, H, a.address, H, b.address, H, 3, H)
     turning = Guarded(numbers(rng, 3, 2 * H))
     kernels.rotate(turning.address, gamma.address, beta.address, 3, 2 * H, H)
     for activation in range(len(ACTIVATIONS)):

@@ -220,7 +220,7 @@ def test_a_signal_ends_a_long_call(name):
         start = time.perf_counter()
         with pytest.raises(Stop):
             OBJECTIVES[name](z, 1)
-        assert time.perf_counter() - start < 2
+        assert time.perf_counter() - start < 5
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

@@ -168,6 +168,14 @@ void SP_ISA_NAME(sp_add)(float *y, int64_t ldy, const float *a, int64_t lda, con
 			v_store_up_to(y + i, v_load_up_to(a + i, n) + v_load_up_to(b + i, n), n);
 }
 
+void SP_ISA_NAME(sp_multiply)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
+                              int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++, y += ldy, a += lda, b += ldb)
+		for (int64_t i = 0, n = cols; i < cols; i += VL, n -= VL)
+			v_store_up_to(y + i, v_load_up_to(a + i, n) * v_load_up_to(b + i, n), n);
+}
+
 void SP_ISA_NAME(sp_rotate)(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d, int64_t half)
 {
 	for (int64_t head = 0; head < heads; head++, x += d)
@@ -209,16 +217,5 @@ void SP_ISA_NAME(sp_embed_row)(float *y, const float *word, const float *type, c
 		if (position)
 			sum = sum + v_load_up_to(position + i, n);
 		v_store_up_to(y + i, sum, n);
-	}
-}
-
-void SP_ISA_NAME(sp_rows_add)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
-{
-	for (int64_t r = 0; r < rows; r++, y += ldy, x += ldx) {
-		int64_t i = 0;
-		for (; i + VL <= cols; i += VL)
-			v_store(y + i, v_load(y + i) + v_load(x + i));
-		if (i < cols)
-			v_store_part(y + i, v_load_part(y + i, cols - i) + v_load_part(x + i, cols - i), cols - i);
 	}
 }

@@ -90,6 +90,9 @@ struct sp_kernels {
 	/* y[rows, cols] = a + b; y may be a or b. */
 	void (*add)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
 	            int64_t cols);
+	/* y[rows, cols] = a * b; y may be a or b. */
+	void (*multiply)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
+	                 int64_t cols);
 	/* Turn `heads` vectors, d apart, in place: values i and i + half of each by the angle whose cosine and sine are
 	 * at [i]; i < half. */
 	void (*rotate)(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d, int64_t half);
@@ -141,8 +144,6 @@ struct sp_kernels {
 	 * rounding. */
 	void (*columns_add)(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,
 	                    int64_t cols);
-	/* y[rows, cols] += x */
-	void (*rows_add)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);
 	/* sum over a row of x[i] * x[i], 16 virtual lanes */
 	float (*sum_of_squares)(const float *x, int64_t H);
 	/* out[j] = x_j . x_j for `rows` rows of x: the bits of dots */
@@ -153,6 +154,9 @@ struct sp_kernels {
 	 * score > limit[column] * row.factor + (row.shift - slack[column] * row.length). Returns how many. */
 	int64_t (*screen)(int32_t *hits, const float *scores, const float *limit, const float *slack,
 	                  const struct sp_screen_row *row, int64_t rows);
+
+	/* x[n] becomes exp(x - max over it); *max is that, and the sum of all, in 16 virtual lanes, is returned. */
+	float (*softmax_row)(float *x, float *max, int64_t n);
 
 	/* m += (g - m) first_rate, v = v second_decay + g^2 second_rate, p = p decay - step m / (sqrt(v) / second_root +
 	 * eps), for n parameters p with moments m and v and gradients g, which are multiplied by clip first. */
@@ -181,6 +185,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                               int64_t ldg, enum sp_activation f, int64_t rows, int64_t cols);                 \
 	void sp_add_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,             \
 	                  int64_t rows, int64_t cols);                                                                 \
+	void sp_multiply_##isa(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,        \
+	                       int64_t rows, int64_t cols);                                                            \
 	void sp_rotate_##isa(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d,               \
 	                     int64_t half);                                                                            \
 	void sp_add_diagonals_##isa(float *scores, const float *line, int64_t keys);                                   \
@@ -212,12 +218,12 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                                int64_t T, int64_t cols);                                                      \
 	void sp_columns_add_##isa(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,       \
 	                          int64_t cols);                                                                       \
-	void sp_rows_add_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);        \
 	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
 	void sp_squares_##isa(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);                       \
 	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);         \
 	int64_t sp_screen_##isa(int32_t *hits, const float *scores, const float *limit, const float *slack,            \
 	                        const struct sp_screen_row *row, int64_t rows);                                        \
+	float sp_softmax_row_##isa(float *x, float *max, int64_t n);                                                   \
 	void sp_adamw_##isa(float *p, float *m, float *v, const float *g, const struct sp_adamw *constants, int64_t n);
 SP_DECLARE_KERNELS(generic)
 SP_DECLARE_KERNELS(avx2)

@@ -127,6 +127,38 @@ float SP_ISA_NAME(sp_sum_of_squares)(const float *x, int64_t H)
 	return squared_deviations(x, 0.0f, H);
 }
 
+/* The largest of a row; NaN is passed over. */
+INLINE float row_max(const float *x, int64_t n)
+{
+	vf max = v_set(-INFINITY);
+	float largest = -INFINITY;
+	int64_t i = 0;
+	for (; i + VL <= n; i += VL)
+		max = v_max(v_load(x + i), max);
+	for (int lane = 0; lane < VL; lane++)
+		largest = max[lane] > largest ? max[lane] : largest;
+	for (; i < n; i++)
+		largest = x[i] > largest ? x[i] : largest;
+	return largest;
+}
+
+float SP_ISA_NAME(sp_softmax_row)(float *x, float *max, int64_t n)
+{
+	struct lanes sum = {0};
+	float largest = row_max(x, n);
+	*max = largest;
+	for (int64_t i = 0; i < n; i += LANES) {
+		struct lanes e = lanes_load(x + i, n - i);
+		for (int j = 0; j < LANE_VECS; j++)
+			e.v[j] = v_exp(e.v[j] - largest);
+		lanes_store(x + i, e, n - i);
+		e = lanes_keep(e, n - i);
+		for (int j = 0; j < LANE_VECS; j++)
+			sum.v[j] = sum.v[j] + e.v[j];
+	}
+	return lanes_fold(sum);
+}
+
 void SP_ISA_NAME(sp_softmax_columns)(float *scores, float *sums, float scale, int64_t keys)
 {
 	for (int half = 0; half < 2; half++) {

@@ -194,6 +194,14 @@ static void add(float *y, int64_t ldy, const float *a, int64_t lda, const float 
 			y[r * ldy + i] = a[r * lda + i] + b[r * ldb + i];
 }
 
+static void multiply(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t rows,
+                     int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t i = 0; i < cols; i++)
+			y[r * ldy + i] = a[r * lda + i] * b[r * ldb + i];
+}
+
 static void rotate(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d, int64_t half)
 {
 	for (int64_t head = 0; head < heads; head++)
@@ -422,13 +430,6 @@ static void columns_add(float *y, const float *x, int64_t ldx, const float *z, i
 	}
 }
 
-static void rows_add(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
-{
-	for (int64_t r = 0; r < rows; r++)
-		for (int64_t i = 0; i < cols; i++)
-			y[r * ldy + i] = y[r * ldy + i] + x[r * ldx + i];
-}
-
 static float sum_of_squares(const float *x, int64_t H)
 {
 	float sum[LANES] = {0};
@@ -473,6 +474,19 @@ static int64_t screen(int32_t *hits, const float *scores, const float *limit, co
 	return count;
 }
 
+static float softmax_row(float *x, float *max, int64_t n)
+{
+	float sum[LANES] = {0};
+	*max = -INFINITY;
+	for (int64_t i = 0; i < n; i++)
+		*max = x[i] > *max ? x[i] : *max;
+	for (int64_t i = 0; i < n; i++) {
+		x[i] = exponential(x[i] - *max);
+		sum[i % LANES] = sum[i % LANES] + x[i];
+	}
+	return fold(sum);
+}
+
 static void adamw(float *p, float *m, float *v, const float *gradient, const struct sp_adamw *a, int64_t n)
 {
 	for (int64_t i = 0; i < n; i++) {
@@ -493,6 +507,7 @@ const struct sp_kernels sp_kernels_scalar = {
 	.activation_backward = activation_backward,
 	.gated_activation = gated_activation,
 	.add = add,
+	.multiply = multiply,
 	.rotate = rotate,
 	.add_diagonals = add_diagonals,
 	.softmax_columns = softmax_columns,
@@ -511,10 +526,10 @@ const struct sp_kernels sp_kernels_scalar = {
 	.pool_weighted_backward = pool_weighted_backward,
 	.pool_max_backward = pool_max_backward,
 	.columns_add = columns_add,
-	.rows_add = rows_add,
 	.sum_of_squares = sum_of_squares,
 	.squares = squares,
 	.dots = dots,
+	.softmax_row = softmax_row,
 	.adamw = adamw,
 	.screen = screen,
 };

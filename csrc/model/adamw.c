@@ -2,7 +2,7 @@
  *
  * The norm of the gradients is summed block by block in float64, blocks in ascending order.
  */
-#include "sentpool.h"
+#include "training.h"
 
 struct norm_job {
 	double *partial;

@@ -3,7 +3,7 @@
  *     s_i = scale * cos(a_i, b_i),  loss = log(1 + sum over all i, j with score_i < score_j of exp(s_i - s_j))
  * A pair's sums are chains in float64 in ascending order of the others, and so is the sum of these sums.
  */
-#include "sentpool.h"
+#include "training.h"
 
 #include <math.h>
 #include <stdatomic.h>

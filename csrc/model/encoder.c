@@ -44,7 +44,7 @@ static int64_t within(int64_t low, int64_t value, int64_t high)
 	return value < low ? low : value > high ? high : value;
 }
 
-static int64_t row_stride(int64_t n)
+int64_t sp_row_stride(int64_t n)
 {
 	return (n + ROW_ALIGN - 1) / ROW_ALIGN * ROW_ALIGN + ROW_ALIGN;
 }
@@ -67,11 +67,11 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	*w = (struct workspace){0};
 	w->offsets = sp_bytes((size_t)(max_chunk_sentences(run) + 1) * sizeof *w->offsets);
 	struct sp_layer_acts *acts = &w->acts;
-	int64_t ld = acts->ld_hidden = row_stride(config->layer.hidden);
-	int64_t ld_qkv = acts->ld_qkv = row_stride(3 * config->layer.hidden);
-	int64_t ld_inner = acts->inner.ld = row_stride(config->layer.intermediate);
-	int64_t ld_embedded = w->ld_embedded = row_stride(config->embedding);
-	int64_t per_token = run->job->sink.floats_per_token, per_rank = row_stride(run->job->sink.floats_per_rank);
+	int64_t ld = acts->ld_hidden = sp_row_stride(config->layer.hidden);
+	int64_t ld_qkv = acts->ld_qkv = sp_row_stride(3 * config->layer.hidden);
+	int64_t ld_inner = acts->inner.ld = sp_row_stride(config->layer.intermediate);
+	int64_t ld_embedded = w->ld_embedded = sp_row_stride(config->embedding);
+	int64_t per_token = run->job->sink.floats_per_token, per_rank = sp_row_stride(run->job->sink.floats_per_rank);
 	int64_t scratch = sp_attention_scratch(run->longest, config->layer.hidden / config->layer.heads);
 	scratch = scratch > per_rank ? scratch : per_rank;
 	/* What shares memory is read no more when the other is written. */
@@ -139,31 +139,63 @@ static int stop(struct run *run, int is_caller)
 	return atomic_load(&run->stopped);
 }
 
+/* The rows of a chunk: on the tape, or in the rank's own buffer. */
+static float *rows_of_chunk(float *tape, int64_t ld, const struct sp_chunk *chunk, float *own)
+{
+	return tape ? tape + chunk->token * ld : own;
+}
+
+static struct sp_layer_acts acts_of_layer(const struct sp_tape *tape, int64_t l, const struct workspace *w,
+                                          const struct sp_chunk *chunk)
+{
+	struct sp_layer_acts acts = w->acts;
+	if (!tape)
+		return acts;
+	const struct sp_layer_acts *kept = &tape->layer[l];
+	int64_t ld = acts.ld_hidden;
+	acts.normed = rows_of_chunk(kept->normed, ld, chunk, acts.normed);
+	acts.qkv = rows_of_chunk(kept->qkv, acts.ld_qkv, chunk, acts.qkv);
+	acts.context = rows_of_chunk(kept->context, ld, chunk, acts.context);
+	acts.attended = rows_of_chunk(kept->attended, ld, chunk, acts.attended);
+	acts.middle = rows_of_chunk(kept->middle, ld, chunk, acts.middle);
+	acts.middle_normed = rows_of_chunk(kept->middle_normed, ld, chunk, acts.middle_normed);
+	acts.inner.raw = rows_of_chunk(kept->inner.raw, acts.inner.ld, chunk, acts.inner.raw);
+	acts.inner.gate = rows_of_chunk(kept->inner.gate, acts.inner.ld, chunk, acts.inner.gate);
+	acts.expanded = rows_of_chunk(kept->expanded, ld, chunk, acts.expanded);
+	return acts;
+}
+
 static void encode_chunk(struct run *run, const struct workspace *w, const struct sp_chunk *chunk, struct sp_team *team,
                          int is_caller)
 {
 	const struct sp_encode_job *job = run->job;
 	const struct sp_model *model = job->model;
 	const struct sp_config *config = &model->config;
+	const struct sp_tape *tape = job->tape;
 	int64_t ld = w->acts.ld_hidden, N = chunk->offsets[chunk->n];
+	float *embedded = rows_of_chunk(tape ? tape->embedded : NULL, w->ld_embedded, chunk, w->embedded);
+	float *h = rows_of_chunk(tape ? tape->h[0] : NULL, ld, chunk, w->h);
 
-	sp_embed_forward(w->embedded, w->ld_embedded, model, chunk, team);
-	sp_dropout_forward(w->embedded, w->ld_embedded, job->dropout, SP_SITE_EMBEDDING, 0, chunk, config->embedding,
+	sp_embed_forward(embedded, w->ld_embedded, model, chunk, team);
+	sp_dropout_forward(embedded, w->ld_embedded, job->dropout, SP_SITE_EMBEDDING, 0, chunk, config->embedding,
 	                   team);
 	if (model->projection.data)
-		sp_linear_forward(w->h, ld, w->embedded, w->ld_embedded, &model->projection, model->projection_bias, N,
-		                  team);
-	job->sink.take(&job->sink, team, chunk, 0, w->h, ld);
+		sp_linear_forward(h, ld, embedded, w->ld_embedded, &model->projection, model->projection_bias, N, team);
+	job->sink.take(&job->sink, team, chunk, 0, h, ld);
 	for (int64_t l = 0; l < job->sink.last_layer; l++) {
 		if (stop(run, is_caller))
 			return;
 		struct sp_layer_kind kind = sp_kind_of_layer(config, l);
-		sp_layer_forward(w->h, &w->acts, w->h, sp_model_layer(model, l), &kind, job->dropout, l + 1, chunk,
-		                 team);
-		if (l + 1 == config->layers && model->final_norm)
-			sp_layernorm_forward(w->h, ld, w->h, ld, NULL, 0, model->final_norm, model->final_norm_bias,
+		struct sp_layer_acts acts = acts_of_layer(tape, l, w, chunk);
+		int is_normed = l + 1 == config->layers && model->final_norm;
+		float *next = rows_of_chunk(tape ? tape->h[l + 1] : NULL, ld, chunk, w->h);
+		float *out = is_normed ? rows_of_chunk(tape ? tape->before_final_norm : NULL, ld, chunk, next) : next;
+		sp_layer_forward(out, &acts, h, sp_model_layer(model, l), &kind, job->dropout, l + 1, chunk, team);
+		if (is_normed)
+			sp_layernorm_forward(next, ld, out, ld, NULL, 0, model->final_norm, model->final_norm_bias,
 			                     kind.norm_eps, N, config->layer.hidden, team);
-		job->sink.take(&job->sink, team, chunk, l + 1, w->h, ld);
+		h = next;
+		job->sink.take(&job->sink, team, chunk, l + 1, h, ld);
 	}
 }
 

@@ -6,7 +6,7 @@
  * Symmetric: the mean of that and of the same with roles 0 and 1 exchanged, without hard negatives.
  * A row's sums are chains in float64, ascending; the gradients by rows are products by the contract of panel.c.
  */
-#include "sentpool.h"
+#include "training.h"
 
 #include <math.h>
 #include <stdatomic.h>

@@ -129,15 +129,15 @@ static int blocks_in(const struct entry *entry)
 }
 
 /* Outputs that are stored of a matrix, or elements of a vector: whole panels where they are packed. */
-static int64_t stored_rows(const struct entry *entry, const struct sp_config *config)
+static int64_t stored_rows(const struct entry *entry, const struct sp_model *model)
 {
-	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, config);
-	return entry->form == PANELS ? (rows + nr - 1) / nr * nr : rows;
+	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, &model->config);
+	return entry->form == PANELS && model->packed ? (rows + nr - 1) / nr * nr : rows;
 }
 
-static int64_t stored_floats(const struct entry *entry, const struct sp_config *config)
+static int64_t stored_floats(const struct entry *entry, const struct sp_model *model)
 {
-	int64_t floats = stored_rows(entry, config) * (entry->cols ? size_of(entry->cols, config) : 1);
+	int64_t floats = stored_rows(entry, model) * (entry->cols ? size_of(entry->cols, &model->config) : 1);
 	return (floats + ALIGNED_FLOATS - 1) / ALIGNED_FLOATS * ALIGNED_FLOATS;
 }
 
@@ -153,7 +153,7 @@ static void place_field(struct sp_model *model, const struct sp_slot *slot, floa
 	int64_t rows = blocks_in(entry) * size_of(entry->rows, &model->config);
 	int64_t cols = size_of(entry->cols, &model->config), nr = sp_runtime()->kernels->nr;
 	*(struct sp_matrix *)field = (struct sp_matrix){memory, rows, cols};
-	int64_t stored = stored_rows(entry, &model->config);
+	int64_t stored = stored_rows(entry, model);
 	if (stored > rows)
 		memset(memory + (stored - nr) * cols, 0, (size_t)(nr * cols) * sizeof(float));
 }
@@ -163,26 +163,27 @@ static int allocate_weights(struct sp_model *model)
 {
 	int64_t floats = 0;
 	for (int64_t i = 0; i < model->n_tensors; i++)
-		floats += model->slots[i].entry->block ? 0 : stored_floats(model->slots[i].entry, &model->config);
-	model->weights = sp_floats(floats);
+		floats += model->slots[i].entry->block ? 0 : stored_floats(model->slots[i].entry, model);
+	model->weights = model->packed ? sp_floats(floats) : sp_zeros(floats);
+	model->floats = floats;
 	float *memory = model->weights;
 	for (int64_t i = 0; memory && i < model->n_tensors; i++) {
 		const struct sp_slot *slot = &model->slots[i];
 		if (slot->entry->block)
 			continue;
 		place_field(model, slot, memory);
-		memory += stored_floats(slot->entry, &model->config);
+		memory += stored_floats(slot->entry, model);
 	}
 	return model->weights != NULL;
 }
 
-enum sp_status sp_model_create(struct sp_model **out, const struct sp_config *config)
+enum sp_status sp_model_create(struct sp_model **out, const struct sp_config *config, int packed)
 {
 	struct sp_model *model = sp_bytes(sizeof *model);
 	*out = model;
 	if (!model)
 		return SP_NO_MEMORY;
-	*model = (struct sp_model){.config = *config};
+	*model = (struct sp_model){.config = *config, .packed = packed};
 	size_t group_bytes = (size_t)config->groups * sizeof *model->group;
 	model->group = sp_bytes(group_bytes);
 	model->slots = sp_bytes((size_t)(config->groups + 1) * ENTRIES * sizeof *model->slots);
@@ -235,10 +236,74 @@ enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *row
 	struct sp_matrix *matrix = field;
 	if (entry->form == VECTOR)
 		memcpy(*(float **)field + first, rows, (size_t)count * sizeof(float));
-	else if (entry->form == PANELS && sp_runtime()->engine == SP_PANEL)
+	else if (entry->form == PANELS && model->packed)
 		pack_rows(matrix, first, rows, count);
 	else
 		memcpy(matrix->data + first * matrix->cols, rows, (size_t)(count * matrix->cols) * sizeof(float));
 	slot->loaded += count;
 	return SP_OK;
+}
+
+/* ---- to rows and back ---------------------------------------------------------------------------------------------- */
+
+int64_t sp_model_offset(const struct sp_model *model, int64_t i)
+{
+	const struct sp_slot *slot = &model->slots[i];
+	const void *field = field_of(model, slot);
+	struct sp_tensor tensor = sp_model_tensor(model, i);
+	const float *first =
+		slot->entry->form == VECTOR ? *(float *const *)field : ((const struct sp_matrix *)field)->data;
+	return first - model->weights + slot->entry->block * tensor.rows * (tensor.cols ? tensor.cols : 1);
+}
+
+/* A field of a model, a vector as one row. */
+static struct sp_matrix rows_of(const struct sp_model *model, const struct sp_slot *slot)
+{
+	const void *field = field_of(model, slot);
+	if (slot->entry->form != VECTOR)
+		return *(const struct sp_matrix *)field;
+	return (struct sp_matrix){*(float *const *)field, 1,
+	                          blocks_in(slot->entry) * size_of(slot->entry->rows, &model->config)};
+}
+
+static int in_panels(const struct sp_model *model, const struct sp_slot *slot)
+{
+	return model->packed && slot->entry->form == PANELS;
+}
+
+void sp_model_unpack(struct sp_model *rows, const struct sp_model *model)
+{
+	int64_t nr = sp_runtime()->kernels->nr;
+	for (int64_t i = 0; i < model->n_tensors; i++) {
+		struct sp_matrix from = rows_of(model, &model->slots[i]), to = rows_of(rows, &rows->slots[i]);
+		if (model->slots[i].entry->block)
+			continue;
+		if (!in_panels(model, &model->slots[i])) {
+			memcpy(to.data, from.data, (size_t)(from.rows * from.cols) * sizeof(float));
+			continue;
+		}
+		for (int64_t r = 0; r < from.rows; r++)
+			for (int64_t c = 0; c < from.cols; c++)
+				to.data[r * from.cols + c] = from.data[(r / nr * from.cols + c) * nr + r % nr];
+	}
+}
+
+void sp_model_pack(struct sp_model *model, const struct sp_model *rows, struct sp_team *team)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	int64_t nr = kernels->nr, first, end;
+	for (int64_t i = 0; i < model->n_tensors; i++) {
+		struct sp_matrix to = rows_of(model, &model->slots[i]), from = rows_of(rows, &rows->slots[i]);
+		if (model->slots[i].entry->block)
+			continue;
+		while (sp_team_take(team, (to.rows + nr - 1) / nr, 1, &first, &end))
+			for (int64_t panel = first; panel < end; panel++) {
+				int64_t count = to.rows - panel * nr < nr ? to.rows - panel * nr : nr,
+					at = panel * nr * to.cols;
+				if (in_panels(model, &model->slots[i]))
+					kernels->pack(to.data + at, 0, from.data + at, to.cols, count, to.cols);
+				else
+					memcpy(to.data + at, from.data + at, (size_t)(count * to.cols) * sizeof(float));
+			}
+	}
 }

@@ -67,8 +67,8 @@ static void pool_backward(float *dh, int64_t lddh, const float *dy, enum sp_pool
 	if (T <= 0)
 		return;
 	switch (pooling) {
-	case SP_CLS: kernels->rows_add(dh, lddh, dy, cols, 1, cols); break;
-	case SP_LAST_TOKEN: kernels->rows_add(dh + (T - 1) * lddh, lddh, dy, cols, 1, cols); break;
+	case SP_CLS: kernels->add(dh, lddh, dh, lddh, dy, cols, 1, cols); break;
+	case SP_LAST_TOKEN: dh += (T - 1) * lddh, kernels->add(dh, lddh, dh, lddh, dy, cols, 1, cols); break;
 	case SP_MEAN: kernels->pool_sum_backward(dh, lddh, dy, (float)T, T, cols); break;
 	case SP_MEAN_SQRT_LEN: kernels->pool_sum_backward(dh, lddh, dy, sqrtf((float)T), T, cols); break;
 	case SP_WEIGHTED_MEAN: kernels->pool_weighted_backward(dh, lddh, dy, skip + 1, T, cols); break;

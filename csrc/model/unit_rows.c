@@ -2,7 +2,7 @@
  *
  * u = z / |z|, dz = (du - (du . u) u) / |z|. A row of zeros has no direction: its u and its gradient are zeros.
  */
-#include "sentpool.h"
+#include "training.h"
 
 #include <math.h>
 

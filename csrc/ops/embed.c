@@ -13,31 +13,54 @@ int64_t sp_position_row(const struct sp_config *config, const int32_t *ids, int6
 	return row;
 }
 
+/* The sums of rows [first, end) of the chunk. */
+static void embed_rows(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk, int64_t first,
+                       int64_t end)
+{
+	const struct sp_config *config = &model->config;
+	int64_t E = config->embedding;
+	for (int64_t row = first, sentence = 0; row < end; row++) {
+		while (row >= chunk->offsets[sentence + 1])
+			sentence++;
+		int64_t start = chunk->offsets[sentence];
+		const float *position = model->positions.data;
+		if (position)
+			position += sp_position_row(config, chunk->ids + start, row - start) * E;
+		sp_runtime()->kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * E,
+		                                 model->types.data, position, E);
+	}
+}
+
 void sp_embed_forward(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk,
                       struct sp_team *team)
 {
 	const struct sp_config *config = &model->config;
-	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	int64_t E = config->embedding, first, end;
+	int64_t first, end;
 	while (sp_team_take(team, chunk->offsets[chunk->n], SP_ROW_GRAIN, &first, &end)) {
-		for (int64_t row = first, sentence = 0; row < end; row++) {
-			while (row >= chunk->offsets[sentence + 1])
-				sentence++;
-			int64_t start = chunk->offsets[sentence];
-			const float *position = model->positions.data;
-			if (position)
-				position += sp_position_row(config, chunk->ids + start, row - start) * E;
-			kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * E, model->types.data,
-			                   position, E);
-		}
 		float *mine = y + first * ld;
-		kernels->add_layernorm(mine, ld, mine, ld, NULL, 0, model->embedding_norm, model->embedding_norm_bias,
-		                       config->layer.norm_eps, end - first, E);
+		embed_rows(y, ld, model, chunk, first, end);
+		sp_runtime()->kernels->add_layernorm(mine, ld, mine, ld, NULL, 0, model->embedding_norm,
+		                                     model->embedding_norm_bias, config->layer.norm_eps, end - first,
+		                                     config->embedding);
 	}
 }
 
-void sp_embed_backward(const struct sp_model *gradients, const float *dz, int64_t ld, const struct sp_chunk *chunk,
-                       struct sp_team *team)
+void sp_embed_backward(float *dz, float *normed, const float *dy, int64_t ld, const struct sp_model *model,
+                       const struct sp_chunk *chunk, struct sp_team *team)
+{
+	const struct sp_config *config = &model->config;
+	int64_t first, end;
+	while (sp_team_take(team, chunk->offsets[chunk->n], SP_ROW_GRAIN, &first, &end)) {
+		int64_t at = first * ld;
+		embed_rows(normed, ld, model, chunk, first, end);
+		sp_runtime()->kernels->layernorm_backward(dz + at, ld, normed + at, ld, dy + at, ld, normed + at, ld,
+		                                          NULL, 0, model->embedding_norm, config->layer.norm_eps,
+		                                          end - first, config->embedding);
+	}
+}
+
+void sp_embed_backward_weight(const struct sp_model *gradients, const float *dz, int64_t ld,
+                              const struct sp_chunk *chunk, struct sp_team *team)
 {
 	enum { GRAIN = 64 }; /* columns */
 	const struct sp_config *config = &gradients->config;
@@ -51,12 +74,12 @@ void sp_embed_backward(const struct sp_model *gradients, const float *dz, int64_
 			const float *mine = dz + row * ld + first;
 			float *word = gradients->words.data + chunk->ids[row] * E + first;
 			float *type = gradients->types.data, *position = gradients->positions.data;
-			kernels->rows_add(word, E, mine, ld, 1, cols);
+			kernels->add(word, E, word, E, mine, ld, 1, cols);
 			if (type)
-				kernels->rows_add(type + first, E, mine, ld, 1, cols);
+				kernels->add(type + first, E, type + first, E, mine, ld, 1, cols);
 			if (position) {
 				position += sp_position_row(config, chunk->ids + start, row - start) * E;
-				kernels->rows_add(position + first, E, mine, ld, 1, cols);
+				kernels->add(position + first, E, position + first, E, mine, ld, 1, cols);
 			}
 		}
 }

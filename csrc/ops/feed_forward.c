@@ -24,3 +24,20 @@ void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx
 		}
 	}
 }
+
+void sp_expand_backward(float *draw, float *dgate, const struct sp_inner *inner, const float *dactivated,
+                        enum sp_activation f, int64_t N, int64_t F, struct sp_team *team)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	int64_t ld = inner->ld, first, end;
+	while (sp_team_take(team, N, SP_ROW_GRAIN, &first, &end)) {
+		int64_t at = first * ld, rows = end - first;
+		float *y = inner->activated + at, *dx = draw + at;
+		kernels->activation_backward(dx, ld, y, ld, dactivated + at, ld, inner->raw + at, ld, f, rows, F);
+		if (!dgate)
+			continue;
+		kernels->multiply(dgate + at, ld, dactivated + at, ld, y, ld, rows, F);
+		kernels->multiply(dx, ld, dx, ld, inner->gate + at, ld, rows, F);
+		kernels->multiply(y, ld, y, ld, inner->gate + at, ld, rows, F);
+	}
+}

@@ -32,6 +32,7 @@ void sp_layernorm_backward_weight(float *dgamma, float *dbeta, const float *dy, 
 			int64_t start = groups->cuts[g], T = groups->cuts[g + 1] - start;
 			const float *d = dy + start * lddy + first, *x = normed + start * ldn + first;
 			kernels->columns_add(dgamma + first, d, lddy, x, ldn, T, end - first);
-			kernels->columns_add(dbeta + first, d, lddy, NULL, 0, T, end - first);
+			if (dbeta)
+				kernels->columns_add(dbeta + first, d, lddy, NULL, 0, T, end - first);
 		}
 }

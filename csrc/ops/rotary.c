@@ -54,3 +54,20 @@ void sp_rotary_forward(float *qkv, int64_t ld, const float *table, const struct 
 			sp_runtime()->kernels->rotate(qkv + row * ld, cosine, cosine + half, 2 * kind->heads, d, half);
 		}
 }
+
+void sp_rotary_backward(float *dqkv, int64_t ld, const float *table, const struct sp_layer_kind *kind,
+                        const struct sp_chunk *chunk, float *line, struct sp_team *team)
+{
+	int64_t half = kind->rotary / 2, d = kind->hidden / kind->heads, first, end;
+	while (sp_team_take(team, chunk->offsets[chunk->n], SP_ROW_GRAIN, &first, &end))
+		for (int64_t row = first, sentence = 0; row < end; row++) {
+			while (row >= chunk->offsets[sentence + 1])
+				sentence++;
+			const float *cosine = table + (row - chunk->offsets[sentence]) * kind->rotary;
+			for (int64_t i = 0; i < half; i++) {
+				line[i] = cosine[i];
+				line[half + i] = -cosine[half + i];
+			}
+			sp_runtime()->kernels->rotate(dqkv + row * ld, line, line + half, 2 * kind->heads, d, half);
+		}
+}

@@ -68,6 +68,8 @@ PyArrayObject *sp_rows_in(PyObject *object, int ndim, const char *name)
 	return sp_array_in(object, NPY_FLOAT32, ndim, name);
 }
 
+const char *const sp_activation_names[] = {"identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", NULL};
+
 PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type)
 {
 	return (PyArrayObject *)PyArray_SimpleNew(ndim, shape, type);

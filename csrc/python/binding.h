@@ -27,9 +27,20 @@ PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type);
 /* Where `name` is in a NULL-terminated list; -1 and an exception that names the argument if it is not. */
 int sp_name_index(const char *name, const char *const *names, const char *argument);
 
+/* The names of enum sp_activation, in its order, NULL-terminated. */
+extern const char *const sp_activation_names[];
+
 #define SP_FLOATS(array) ((float *)PyArray_DATA(array))
 #define SP_STRIDE(array, axis) ((int64_t)(PyArray_STRIDE(array, axis) / (npy_intp)sizeof(float)))
 #define SP_INT64S(array) ((int64_t *)PyArray_DATA(array))
+
+/* ---- requests.c: exceptions that name the argument, and 0, where something does not fit ---------------------------- */
+
+/* Packed sentences: every id in the vocabulary, every sentence of a length that has positions. */
+int sp_check_sentences(const struct sp_config *config, PyArrayObject *ids, PyArrayObject *offsets);
+int sp_check_layers(PyArrayObject *layers, int64_t L);
+/* A tuple of names; as many poolings. */
+int sp_poolings_in(PyObject *tokens, enum sp_pooling *poolings);
 
 /* ---- errors.c ------------------------------------------------------------------------------------------------------ */
 
@@ -58,8 +69,12 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 
 /* ---- types and methods -------------------------------------------------------------------------------------------- */
 
-extern PyType_Spec sp_model_spec;
+extern PyType_Spec sp_model_spec, sp_training_spec;
+extern PyTypeObject *sp_model_type; /* set at import */
+/* The model of a Model that is finished; NULL and an exception for anything else. */
+struct sp_model *sp_finished_model(PyObject *object);
 extern PyMethodDef sp_functions[], sp_pooling_functions[], sp_search_functions[], sp_training_functions[];
+extern PyMethodDef sp_mlm_functions[];
 extern const char *const sp_metric_names[];
 
 #endif

@@ -53,11 +53,12 @@ static const struct {
               FIELD(pool_weighted_backward),
               FIELD(pool_max_backward),
               FIELD(columns_add),
-              FIELD(rows_add),
               FIELD(gated_activation),
               FIELD(add),
+              FIELD(multiply),
               FIELD(rotate),
               FIELD(add_diagonals),
+              FIELD(softmax_row),
               FIELD(adamw),
               FIELD(rrelu_slopes)};
 #undef FIELD

@@ -24,7 +24,7 @@ static PyObject *model_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	ModelObject *self = (ModelObject *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
 	if (!self)
 		return NULL;
-	enum sp_status status = sp_model_create(&self->model, &config);
+	enum sp_status status = sp_model_create(&self->model, &config, sp_runtime()->engine == SP_PANEL);
 	if (status != SP_OK) {
 		Py_DECREF(self);
 		return sp_raise(status);
@@ -140,36 +140,6 @@ static enum sp_status encode(struct sp_encode_job *job)
 	return status;
 }
 
-/* Packed sentences: every id in the vocabulary, every sentence of a length that has positions. */
-static int check_sentences(const struct sp_config *config, PyArrayObject *ids, PyArrayObject *offsets)
-{
-	const int32_t *id = PyArray_DATA(ids);
-	const int64_t *offset = SP_INT64S(offsets);
-	int64_t N = PyArray_DIM(ids, 0), B = PyArray_DIM(offsets, 0) - 1,
-		most = config->max_positions - config->position_offset;
-	if (B < 0 || offset[0] != 0 || offset[B] != N) {
-		PyErr_Format(PyExc_ValueError, "offsets must start with 0 and end with the number of ids (%lld)",
-		             (long long)N);
-		return 0;
-	}
-	for (int64_t i = 0; i < B; i++) {
-		/* offsets may be anything: compare before subtracting */
-		if (offset[i] < 0 || offset[i] >= offset[i + 1] || offset[i + 1] > N ||
-		    offset[i + 1] - offset[i] > most) {
-			PyErr_Format(PyExc_ValueError, "offsets: sentence %lld must have from 1 to %lld tokens",
-			             (long long)i, (long long)most);
-			return 0;
-		}
-	}
-	for (int64_t i = 0; i < N; i++)
-		if (id[i] < 0 || id[i] >= config->vocab_size) {
-			PyErr_Format(PyExc_ValueError, "ids[%lld] is %d; it must be from 0 to %lld", (long long)i,
-			             id[i], (long long)config->vocab_size - 1);
-			return 0;
-		}
-	return 1;
-}
-
 /* Parse what both ways of running have in common; on success the job refers to the two arrays. */
 static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offsets_in, long long batch_size,
                            long long threads, struct sp_encode_job *job, PyArrayObject **ids, PyArrayObject **offsets)
@@ -183,7 +153,7 @@ static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offset
 		return 0;
 	*ids = sp_array_in(ids_in, NPY_INT32, 1, "ids");
 	*offsets = *ids ? sp_array_in(offsets_in, NPY_INT64, 1, "offsets") : NULL;
-	if (!*offsets || !check_sentences(&self->model->config, *ids, *offsets)) {
+	if (!*offsets || !sp_check_sentences(&self->model->config, *ids, *offsets)) {
 		Py_CLEAR(*ids);
 		Py_CLEAR(*offsets);
 		return 0;
@@ -237,40 +207,6 @@ static int dropout_from_object(PyObject *object, struct sp_encode_job *job, stru
 	return 1;
 }
 
-static int pooling_from_name(PyObject *name, enum sp_pooling *pooling)
-{
-	static const char *const names[] = {"cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token"};
-	for (int i = 0; PyUnicode_Check(name) && i < (int)(sizeof names / sizeof names[0]); i++)
-		if (PyUnicode_CompareWithASCIIString(name, names[i]) == 0) {
-			*pooling = (enum sp_pooling)i;
-			return 1;
-		}
-	PyErr_Format(
-		PyExc_ValueError,
-		"tokens: %R is no token pooling; it must be cls, mean, max, mean_sqrt_len, weighted_mean or last_token",
-		name);
-	return 0;
-}
-
-static int poolings_from_sequence(PyObject *tokens, enum sp_pooling *poolings)
-{
-	for (Py_ssize_t i = 0; i < PyTuple_Size(tokens); i++)
-		if (!pooling_from_name(PyTuple_GetItem(tokens, i), &poolings[i]))
-			return 0;
-	return 1;
-}
-
-static int check_layers(PyArrayObject *layers, int64_t L)
-{
-	for (int64_t i = 0; i < PyArray_DIM(layers, 0); i++)
-		if (SP_INT64S(layers)[i] < 0 || SP_INT64S(layers)[i] > L) {
-			PyErr_Format(PyExc_ValueError, "layers[%lld] is %lld; it must be from 0 to %lld", (long long)i,
-			             (long long)SP_INT64S(layers)[i], (long long)L);
-			return 0;
-		}
-	return 1;
-}
-
 static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject *kwargs)
 {
 	static char *names[] = {"ids", "offsets", "layers", "tokens", "batch_size", "skip", "threads", "dropout", NULL};
@@ -290,7 +226,7 @@ static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject 
 	if (!dropout_from_object(dropout_in, &job, &dropout))
 		goto cleanup;
 	layers = sp_array_in(layers_in, NPY_INT64, 1, "layers");
-	tokens = layers && check_layers(layers, config->layers) ? PySequence_Tuple(tokens_in) : NULL;
+	tokens = layers && sp_check_layers(layers, config->layers) ? PySequence_Tuple(tokens_in) : NULL;
 	if (!tokens)
 		goto cleanup;
 	int64_t n_poolings = PyTuple_Size(tokens);
@@ -299,7 +235,7 @@ static PyObject *model_layer_states(ModelObject *self, PyObject *args, PyObject 
 		PyErr_NoMemory();
 		goto cleanup;
 	}
-	if (!poolings_from_sequence(tokens, poolings))
+	if (!sp_poolings_in(tokens, poolings))
 		goto cleanup;
 	npy_intp shape[] = {job.B, PyArray_DIM(layers, 0), n_poolings, config->layer.hidden};
 	states = sp_array_new(4, shape, NPY_FLOAT32);
@@ -409,6 +345,21 @@ static PyType_Slot model_slots[] = {{Py_tp_new, model_new},
                                     {Py_tp_methods, model_methods},
                                     {Py_tp_doc, "An encoder's weights, and the way to run sentences through them."},
                                     {0, NULL}};
+
+PyTypeObject *sp_model_type;
+
+struct sp_model *sp_finished_model(PyObject *object)
+{
+	if (!PyObject_TypeCheck(object, sp_model_type)) {
+		PyErr_Format(PyExc_TypeError, "model must be a Model, not %R", object);
+		return NULL;
+	}
+	ModelObject *self = (ModelObject *)object;
+	if (!self->finished)
+		PyErr_SetString(PyExc_ValueError,
+		                "the model has no weights yet: load every tensor, then call finish()");
+	return self->finished ? self->model : NULL;
+}
 
 PyType_Spec sp_model_spec = {.name = "sentpool._core.Model",
                              .basicsize = sizeof(ModelObject),

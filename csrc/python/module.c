@@ -27,16 +27,27 @@ static int start_core(void)
 	return -1;
 }
 
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **kept)
+{
+	PyObject *type = PyType_FromSpec(spec);
+	int status = type ? PyModule_AddObjectRef(module, name, type) : -1;
+	if (kept && status == 0)
+		*kept = (PyTypeObject *)Py_NewRef(type);
+	Py_XDECREF(type);
+	return status;
+}
+
 static int module_exec(PyObject *module)
 {
 	if (PyArray_ImportNumPyAPI() < 0 || start_core() < 0)
 		return -1;
-	PyObject *type = PyType_FromSpec(&sp_model_spec);
-	int status = type ? PyModule_AddObjectRef(module, "Model", type) : -1;
-	Py_XDECREF(type);
-	status = status == 0 ? PyModule_AddFunctions(module, sp_pooling_functions) : status;
+	if (add_type(module, "Training", &sp_training_spec, NULL) < 0 ||
+	    add_type(module, "Model", &sp_model_spec, &sp_model_type) < 0)
+		return -1;
+	int status = PyModule_AddFunctions(module, sp_pooling_functions);
 	status = status == 0 ? PyModule_AddFunctions(module, sp_search_functions) : status;
-	return status == 0 ? PyModule_AddFunctions(module, sp_training_functions) : status;
+	status = status == 0 ? PyModule_AddFunctions(module, sp_training_functions) : status;
+	return status == 0 ? PyModule_AddFunctions(module, sp_mlm_functions) : status;
 }
 
 static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, module_exec}, {0, NULL}};

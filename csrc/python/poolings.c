@@ -38,8 +38,7 @@ struct dense_in {
 /* On failure nothing is held. */
 static int dense_in(struct dense_in *d, PyObject *x, PyObject *weight, PyObject *bias, const char *activation)
 {
-	static const char *const names[] = {"identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", NULL};
-	int f = sp_name_index(activation, names, "activation");
+	int f = sp_name_index(activation, sp_activation_names, "activation");
 	d->x = f < 0 ? NULL : sp_rows_in(x, 2, "x");
 	if (!d->x)
 		return 0;

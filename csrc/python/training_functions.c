@@ -1,6 +1,8 @@
 /* training_functions.c: the functions of `_core` for training that need no encoder: losses of embeddings, the optimiser. */
 #include "python/binding.h"
 
+#include "training.h"
+
 /* Embeddings (roles, n, d) that a loss can be computed of. */
 static PyArrayObject *embeddings_in(PyObject *object, npy_intp least_roles, npy_intp most_roles)
 {
