@@ -53,7 +53,8 @@ if platform.machine() == "x86_64":
     instruction_sets["avx512"] = [*avx512, "-mprefer-vector-width=512", "-DSP_ISA_AVX512"]
 
 core = set(glob("csrc/**/*.c", recursive=True)) - {"csrc/python/kernels_ext.c"}
-per_set = set(glob("csrc/kernels/*.c")) - {"csrc/kernels/dispatch.c", "csrc/kernels/scalar.c"}
+once = ("dispatch", "dispatch_low", "scalar", "scalar_low")
+per_set = set(glob("csrc/kernels/*.c")) - {f"csrc/kernels/{name}.c" for name in once}
 extensions = [Extension("sentpool._core", sorted(core))]
 if is_on("SENTPOOL_KERNELS"):
     shared = {f"csrc/python/{name}.c" for name in ("arrays", "errors", "poll")}

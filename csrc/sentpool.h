@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "kernels/kernels.h"
+#include "kernels/low_precision.h"
 
 enum sp_status { SP_OK, SP_NO_MEMORY, SP_CANCELLED, SP_INVALID };
 
@@ -35,7 +36,12 @@ void sp_fail_allocation(int64_t n);
 
 int sp_cpu_has_avx2(void);   /* AVX2, FMA, BMI1, BMI2 and ymm state */
 int sp_cpu_has_avx512(void); /* besides: AVX-512 F, CD, BW, DQ, VL and zmm state */
-int sp_cpu_count(void);      /* logical CPUs this process may use */
+/* Of an AVX-512 CPU: units for products in low precision. That for bfloat16 counts only where it is faster than float32:
+ * Intel's runs at half the speed of its multiply-add. */
+int sp_cpu_has_bf16_unit(void); /* AVX512_BF16 */
+int sp_cpu_has_int8_unit(void); /* AVX512_VNNI */
+int sp_cpu_has_amx(void);       /* AMX with bfloat16 and int8, which the system lets this process use from now on */
+int sp_cpu_count(void);         /* logical CPUs this process may use */
 
 /* The arithmetic of our promises is IEEE's default: round to nearest, subnormals, no traps. Other libraries leave other
  * modes on, so every computation runs between these two; enter returns what leave restores. */
@@ -85,6 +91,15 @@ struct sp_runtime {
 enum sp_status sp_runtime_start(const char *isa, const char *gemm, const char *blis_arch, const char **variable,
                                 const char **allowed);
 const struct sp_runtime *sp_runtime(void);
+
+/* kernels/dispatch_low.c: which kernels compute in low precision. Chosen when first asked for, since the system must be
+ * asked to let this process use AMX; panels and kernels always belong together. */
+struct sp_low_runtime {
+	const struct sp_bf16_kernels *bf16;
+	const struct sp_int8_kernels *int8;
+	const char *bf16_unit, *int8_unit; /* "amx", "avx512_bf16", "avx512_vnni", or "none" */
+};
+const struct sp_low_runtime *sp_low_runtime(void);
 /* Names of the instruction sets that run on this CPU, NULL-terminated. */
 const char *const *sp_isas(void);
 
@@ -155,6 +170,8 @@ struct sp_config {
 	int64_t embedding;        /* E: width of the embedding tables */
 	int64_t relative_buckets; /* of the bias by relative position that all layers share; 0: none */
 	int64_t layers;
+	enum sp_format format;      /* of linear layers' weights and of the table of words */
+	int balanced;               /* int8: the feed-forward's inner states have two digits */
 	int64_t groups;             /* sets of weights; consecutive layers share one */
 	unsigned parts;             /* of enum sp_part */
 	struct sp_layer_kind layer; /* of layers that attend to all keys; window 0 */
@@ -181,6 +198,7 @@ struct sp_model {
 	float *projection_bias, *embedding_norm, *embedding_norm_bias, *final_norm, *final_norm_bias;
 	struct sp_layer_weights *group; /* one per set of weights */
 	float *weights;                 /* the memory of all of them */
+	float *ranges;                  /* the memory of all matrices' ranges */
 	int64_t floats;                 /* of that memory */
 	int packed;                     /* weights of linear layers lie in panels, else row-major like all others */
 	struct sp_slot *slots;          /* one per tensor that this encoder has */
@@ -205,6 +223,26 @@ struct sp_tensor sp_model_tensor(const struct sp_model *model, int64_t i);
 /* Take `count` rows of tensor i, in order from row 0 on: each call continues where the last one ended. */
 enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *rows, int64_t count);
 
+/* Let sp_matrix.ranges of every linear layer be there (and empty), or no longer. Nothing else may use the model
+ * meanwhile, and inputs are watched by calls of one thread. */
+enum sp_status sp_model_watch(struct sp_model *model, int on);
+/* The matrix of tensor i where it is the first or only one in a linear layer's weight, else NULL. */
+const struct sp_matrix *sp_model_linear(const struct sp_model *model, int64_t i);
+
+/* ---- model/quantize.c: weights in low precision -------------------------------------------------------------------- */
+
+/* Floats that a matrix of whole panels takes, or a table (always in bfloat16). */
+int64_t sp_low_matrix_floats(enum sp_format format, int64_t rows, int64_t cols);
+int64_t sp_low_table_floats(int64_t rows, int64_t cols);
+/* Lay a matrix out in that memory; its shape, format and digits are set. */
+void sp_low_matrix_place(struct sp_matrix *matrix, float *memory, int64_t panel_rows);
+/* Let inputs of an int8 matrix be divided by 2^(power / 8), column by column, powers from -64 to 64; before loading. */
+void sp_low_matrix_smooth(struct sp_matrix *matrix, const int8_t *powers);
+/* Take `count` rows from row `first` on. */
+enum sp_status sp_low_matrix_load(struct sp_matrix *matrix, int64_t first, const float *rows, int64_t count);
+void sp_low_table_load(struct sp_matrix *table, int64_t first, const float *rows, int64_t count);
+/* Of a float32 matrix: the largest absolute weight of every column. */
+void sp_column_maxima(float *largest, const struct sp_matrix *matrix);
 /* Where tensor i begins in the weights of a model that is not packed. */
 int64_t sp_model_offset(const struct sp_model *model, int64_t i);
 /* All weights of a model to one that is not packed, and back; ranks split the tensors' rows. */
@@ -404,6 +442,5 @@ double sp_log64(double x); /* NaN below 0 */
 
 /* n < 2^30 numbers of N(0, deviation^2); `stream` tells tensors of one seed apart. */
 void sp_fresh_normal(float *out, int64_t n, double deviation, uint64_t seed, uint32_t stream);
-
 
 #endif

@@ -29,7 +29,7 @@ _SPARE_BYTES = 1 << 20
 
 def save_model(model, path, *, overwrite: bool) -> None:
     """Write a model folder; see `SentenceEncoder.save_pretrained`."""
-    check_folder(path, overwrite=overwrite, may_replace=_why_not_replaced)
+    check_folder(path, overwrite=overwrite, may_replace=why_not_replaced)
     folder: ModelFolder = model.folder
     modules = modules_of(_saveable(model), folder.config)
     settings = _model_settings(model)
@@ -37,13 +37,14 @@ def save_model(model, path, *, overwrite: bool) -> None:
     tensors, _ = weights.match(folder.transformer_path, folder.config, folder.head_tensors)
     tokenizer_files = [file for file in (folder.transformer_path / name for name in FILES) if is_there(file)]
     try:
-        with replacing_folder(path, overwrite=overwrite, may_replace=_why_not_replaced) as new:
+        with replacing_folder(path, overwrite=overwrite, may_replace=why_not_replaced) as new:
             _require_space(new, tensors, modules, tokenizer_files)
             _write_modules(new, modules)
             _write_json(new / "config_sentence_transformers.json", settings)
             _write_json(new / "sentence_bert_config.json", _transformer_settings(model))
             for file in tokenizer_files:
                 shutil.copyfile(file, new / file.name)
+            model.precision.save(new)
             _write_json(new / "config.json", _encoder_config(folder, needs_all_layers(modules)))
             # Last: before, there is a folder that does not open, not one that opens as another model.
             write_safetensors(new / "model.safetensors", tensors)
@@ -54,7 +55,7 @@ def save_model(model, path, *, overwrite: bool) -> None:
         raise
 
 
-def _why_not_replaced(target: Path) -> str | None:
+def why_not_replaced(target: Path) -> str | None:
     if is_there(target / MODULES_FILE) or is_there(target / "config.json"):
         return None
     return f"it holds no model (neither {MODULES_FILE} nor config.json is there)"

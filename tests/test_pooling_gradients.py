@@ -389,6 +389,14 @@ def test_a_layer_of_weight_zero_is_left_out_and_stays_so():
     [
         ("sbert_wk", normal(2, 3, 0, 4), None, ValueError, "sbert_wk has no gradient"),
         (Pooling("mean", head=(lambda x: x,)), normal(2, 1, 1, 4), None, TypeError, "has no backward"),
+        (
+            oh2022(),
+            normal(2, 3, 1, 12),
+            None,
+            ValueError,
+            r"states has shape .*takes \(n, layers, 2, H\), for cls, mean",
+        ),
+        (Pooling("mean"), normal(2, 3, 12), None, ValueError, r"states has shape \(2, 3, 12\)"),
         (oh2022(), normal(2, 3, 2, 12), (1, 2), TypeError, r"training must be None or \(seed, step, first_row\)"),
         (oh2022(), normal(2, 3, 2, 12), (-1, 2, 3), ValueError, r"training\[0\] is -1"),
         (oh2022(), normal(2, 3, 2, 12), (1, 2**32, 3), ValueError, "step and the row of every sentence"),

@@ -78,7 +78,12 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 	int64_t widest = ld_qkv > ld_inner ? ld_qkv : ld_inner;
 	widest = widest > ld_embedded ? widest : ld_embedded;
 	int64_t gate = config->parts & SP_GATE ? ld_inner : 0;
-	int64_t buffers = N * (widest + gate + 4 * ld + per_token) + slack();
+	/* A gated block reads rows for two weights at once. */
+	int64_t low = (gate ? 2 : 1) * sp_rows_floats(config->format, config->layer.hidden);
+	int64_t low_inner =
+		sp_rows_floats(config->format, within(config->embedding, config->layer.intermediate, INT64_MAX));
+	low = low > low_inner ? low : low_inner;
+	int64_t buffers = N * (widest + gate + 4 * ld + per_token + low) + slack();
 	w->memory = sp_floats(scratch + (shared ? 0 : buffers));
 	if (!w->offsets || !w->memory)
 		return SP_NO_MEMORY;
@@ -97,6 +102,7 @@ static enum sp_status workspace_create(struct workspace *w, const struct run *ru
 		acts->attended = acts->middle_normed = p, p += N * ld;
 		acts->middle = acts->normed = p, p += N * ld;
 		w->h = p, p += N * ld;
+		acts->low = p, p += N * low;
 		w->kept = p;
 	}
 	if (!(config->parts & SP_PROJECTION)) {
@@ -180,7 +186,8 @@ static void encode_chunk(struct run *run, const struct workspace *w, const struc
 	sp_dropout_forward(embedded, w->ld_embedded, job->dropout, SP_SITE_EMBEDDING, 0, chunk, config->embedding,
 	                   team);
 	if (model->projection.data)
-		sp_linear_forward(h, ld, embedded, w->ld_embedded, &model->projection, model->projection_bias, N, team);
+		sp_linear_forward(h, ld, embedded, w->ld_embedded, &model->projection, model->projection_bias, N,
+		                  w->acts.low, team);
 	job->sink.take(&job->sink, team, chunk, 0, h, ld);
 	for (int64_t l = 0; l < job->sink.last_layer; l++) {
 		if (stop(run, is_caller))

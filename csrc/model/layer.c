@@ -9,14 +9,14 @@ static void attend(const struct sp_layer_acts *acts, const float *x, const struc
                    const struct sp_chunk *chunk, struct sp_team *team)
 {
 	int64_t N = chunk->offsets[chunk->n], ld = acts->ld_hidden;
-	sp_linear_forward(acts->qkv, acts->ld_qkv, x, ld, &w->qkv, w->qkv_bias, N, team);
+	sp_linear_forward(acts->qkv, acts->ld_qkv, x, ld, &w->qkv, w->qkv_bias, N, acts->low, team);
 	if (kind->rotary)
 		sp_rotary_forward(acts->qkv, acts->ld_qkv, chunk->positions->rotary[kind->window > 0], kind, chunk,
 		                  team);
 	sp_attention_forward(acts->context, ld, acts->qkv, acts->ld_qkv, chunk, kind, dropout, layer, acts->scratch,
 	                     team);
 	sp_linear_forward(acts->attended, ld, acts->context, ld, &w->attention_output, w->attention_output_bias, N,
-	                  team);
+	                  acts->low, team);
 	sp_dropout_forward(acts->attended, ld, dropout, SP_SITE_ATTENTION_OUTPUT, layer, chunk, kind->hidden, team);
 }
 
@@ -26,9 +26,9 @@ static void feed_forward(const struct sp_layer_acts *acts, const float *x, const
                          const struct sp_chunk *chunk, struct sp_team *team)
 {
 	int64_t N = chunk->offsets[chunk->n], ld = acts->ld_hidden;
-	sp_expand_forward(&acts->inner, x, ld, w, kind->activation, N, team);
+	sp_expand_forward(&acts->inner, x, ld, w, kind->activation, N, acts->low, team);
 	sp_linear_forward(acts->expanded, ld, acts->inner.activated, acts->inner.ld, &w->output, w->output_bias, N,
-	                  team);
+	                  acts->low, team);
 	sp_dropout_forward(acts->expanded, ld, dropout, SP_SITE_FEED_FORWARD, layer, chunk, kind->hidden, team);
 }
 

@@ -16,6 +16,7 @@ struct sp_layer_acts {
 	float *middle_normed;  /* [N, H]   pre-norm: what the feed-forward reads */
 	struct sp_inner inner; /* [N, F]   inside the feed-forward */
 	float *expanded;       /* [N, H]   after the feed-forward's second projection */
+	float *low;            /* memory for sp_rows_for, of inputs in low precision */
 	float *scratch;        /* this rank's, for attention */
 	int64_t ld_qkv, ld_hidden;
 };

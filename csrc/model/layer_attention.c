@@ -65,7 +65,7 @@ static int scratch_create(struct scratch *s, int64_t layers, int64_t H)
 	int64_t total = 2 * layers;
 	for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
 		total += parts[i].count;
-	float *next = sp_zeros(total);
+	float *next = sp_floats(total);
 	s->products = (void *)next;
 	if (!next)
 		return 0;
@@ -97,9 +97,10 @@ static void slopes_at(float *slopes, const float *x, const struct job *job, int 
 	static const enum sp_site sites[] = {SP_SITE_RRELU_KEY, SP_SITE_RRELU_QUERY, SP_SITE_RRELU_VALUE};
 	const struct sp_rrelu *drawn = job->attention->drawn;
 	int64_t H = job->attention->H;
+	float slope = job->attention->slope;
 	if (!drawn) {
 		for (int64_t c = 0; c < rows * H; c++)
-			slopes[c] = x[c] > 0 ? 1.0f : job->attention->slope;
+			slopes[c] = x[c] > 0 ? 1.0f : slope;
 		return;
 	}
 	struct sp_draws draws = {.seed = drawn->seed,

@@ -100,7 +100,7 @@ static void decode(struct mlm_run *run, const struct block *block, struct sp_tea
 			job->losses[block->row + i] = row_loss(run->logits + i * V, job, job->labels[block->row + i]);
 	product(run, run->dt + block->row * E, (struct sp_strided){run->logits, V, 1},
 	        (struct sp_strided){head->words, E, 1}, block->rows, E, V, COLUMN_GRAIN, team);
-	struct sp_matrix dwords = {job->gradients->words, V, E};
+	struct sp_matrix dwords = {.data = job->gradients->words, .rows = V, .cols = E};
 	struct sp_groups groups = over(run, team) ? (struct sp_groups){0} : block->groups;
 	sp_linear_backward_weight(&dwords, job->gradients->bias, run->logits, V, t, E, &groups, team);
 }
@@ -119,7 +119,7 @@ static void transform_backward(struct mlm_run *run, struct sp_team *team)
 		sp_runtime()->kernels->activation_backward(dz, E, run->a + first * E, E, dz, E, run->y + first * E, E,
 		                                           head->activation, end - first, E);
 	}
-	struct sp_matrix ddense = {d->dense, E, H};
+	struct sp_matrix ddense = {.data = d->dense, .rows = E, .cols = H};
 	sp_linear_backward_weight(&ddense, d->dense_bias, run->dz, E, run->x, H, &job->groups, team);
 	product(run, job->dx, (struct sp_strided){run->dz, E, 1}, (struct sp_strided){head->dense, H, 1}, m, H, E,
 	        COLUMN_GRAIN, team);

@@ -4,6 +4,7 @@
  */
 #include "sentpool.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -135,9 +136,23 @@ static int64_t stored_rows(const struct entry *entry, const struct sp_model *mod
 	return entry->form == PANELS && model->packed ? (rows + nr - 1) / nr * nr : rows;
 }
 
+/* Linear layers' weights are kept in the model's format; of tables the words are halved, too, as there are most of them. */
+static enum sp_format format_of(const struct entry *entry, const struct sp_config *config)
+{
+	if (entry->form == PANELS)
+		return config->format;
+	return entry->form == TABLE && entry->rows == 'V' && config->format != SP_FLOAT32 ? SP_BFLOAT16 : SP_FLOAT32;
+}
+
 static int64_t stored_floats(const struct entry *entry, const struct sp_model *model)
 {
-	int64_t floats = stored_rows(entry, model) * (entry->cols ? size_of(entry->cols, &model->config) : 1);
+	const struct sp_config *config = &model->config;
+	enum sp_format format = format_of(entry, config);
+	if (format != SP_FLOAT32 && entry->form == PANELS)
+		return sp_low_matrix_floats(format, stored_rows(entry, model), size_of(entry->cols, config));
+	if (format != SP_FLOAT32)
+		return sp_low_table_floats(stored_rows(entry, model), size_of(entry->cols, config));
+	int64_t floats = stored_rows(entry, model) * (entry->cols ? size_of(entry->cols, config) : 1);
 	return (floats + ALIGNED_FLOATS - 1) / ALIGNED_FLOATS * ALIGNED_FLOATS;
 }
 
@@ -152,7 +167,16 @@ static void place_field(struct sp_model *model, const struct sp_slot *slot, floa
 	}
 	int64_t rows = blocks_in(entry) * size_of(entry->rows, &model->config);
 	int64_t cols = size_of(entry->cols, &model->config), nr = sp_runtime()->kernels->nr;
-	*(struct sp_matrix *)field = (struct sp_matrix){memory, rows, cols};
+	struct sp_matrix *matrix = field;
+	*matrix = (struct sp_matrix){.data = memory, .rows = rows, .cols = cols};
+	matrix->format = format_of(entry, &model->config);
+	if (matrix->format != SP_FLOAT32) {
+		matrix->digits =
+			model->config.balanced && entry->field == offsetof(struct sp_layer_weights, output) ? 2 : 1;
+		if (entry->form == PANELS)
+			sp_low_matrix_place(matrix, memory, stored_rows(entry, model));
+		return;
+	}
 	int64_t stored = stored_rows(entry, model);
 	if (stored > rows)
 		memset(memory + (stored - nr) * cols, 0, (size_t)(nr * cols) * sizeof(float));
@@ -206,6 +230,7 @@ void sp_model_free(struct sp_model *model)
 		return;
 	sp_free(model->weights);
 	sp_free(model->group);
+	sp_free(model->ranges);
 	sp_free(model->slots);
 	sp_free(model);
 }
@@ -234,13 +259,46 @@ enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *row
 	int64_t first = entry->block * height + slot->loaded;
 	void *field = field_of(model, slot);
 	struct sp_matrix *matrix = field;
+	enum sp_status status = SP_OK;
 	if (entry->form == VECTOR)
 		memcpy(*(float **)field + first, rows, (size_t)count * sizeof(float));
+	else if (matrix->format != SP_FLOAT32 && entry->form == TABLE)
+		sp_low_table_load(matrix, first, rows, count);
+	else if (matrix->format != SP_FLOAT32)
+		status = sp_low_matrix_load(matrix, first, rows, count);
 	else if (entry->form == PANELS && model->packed)
 		pack_rows(matrix, first, rows, count);
 	else
 		memcpy(matrix->data + first * matrix->cols, rows, (size_t)(count * matrix->cols) * sizeof(float));
-	slot->loaded += count;
+	slot->loaded += status == SP_OK ? count : 0;
+	return status;
+}
+
+const struct sp_matrix *sp_model_linear(const struct sp_model *model, int64_t i)
+{
+	const struct entry *entry = model->slots[i].entry;
+	return entry->form == PANELS && !entry->block ? field_of(model, &model->slots[i]) : NULL;
+}
+
+enum sp_status sp_model_watch(struct sp_model *model, int on)
+{
+	int64_t floats = 0;
+	for (int64_t i = 0; i < model->n_tensors; i++)
+		floats += sp_model_linear(model, i) ? 2 * sp_model_linear(model, i)->cols : 0;
+	float *ranges = on ? sp_floats(floats) : NULL;
+	if (on && !ranges)
+		return SP_NO_MEMORY;
+	sp_free(model->ranges);
+	model->ranges = ranges;
+	for (int64_t i = 0; i < model->n_tensors; i++) {
+		if (!sp_model_linear(model, i))
+			continue;
+		struct sp_matrix *matrix = field_of(model, &model->slots[i]);
+		matrix->ranges = ranges;
+		for (int64_t j = 0; on && j < 2 * matrix->cols; j++)
+			ranges[j] = j < matrix->cols ? INFINITY : -INFINITY;
+		ranges += on ? 2 * matrix->cols : 0;
+	}
 	return SP_OK;
 }
 
@@ -262,8 +320,9 @@ static struct sp_matrix rows_of(const struct sp_model *model, const struct sp_sl
 	const void *field = field_of(model, slot);
 	if (slot->entry->form != VECTOR)
 		return *(const struct sp_matrix *)field;
-	return (struct sp_matrix){*(float *const *)field, 1,
-	                          blocks_in(slot->entry) * size_of(slot->entry->rows, &model->config)};
+	return (struct sp_matrix){.data = *(float *const *)field,
+	                          .rows = 1,
+	                          .cols = blocks_in(slot->entry) * size_of(slot->entry->rows, &model->config)};
 }
 
 static int in_panels(const struct sp_model *model, const struct sp_slot *slot)

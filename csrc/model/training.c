@@ -30,7 +30,8 @@ static void pairs_of_group(struct pair pairs[PAIRS], const struct sp_training *t
 
 static float *place(struct sp_matrix *transposed, const struct sp_matrix *weight, float *memory)
 {
-	*transposed = (struct sp_matrix){weight->data ? memory : NULL, weight->cols, weight->rows};
+	*transposed =
+		(struct sp_matrix){.data = weight->data ? memory : NULL, .rows = weight->cols, .cols = weight->rows};
 	return memory + stored(*weight);
 }
 

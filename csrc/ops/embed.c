@@ -13,6 +13,15 @@ int64_t sp_position_row(const struct sp_config *config, const int32_t *ids, int6
 	return row;
 }
 
+/* A row of the table of words; of a table in bfloat16 widened into y. */
+static const float *word_row(float *y, const struct sp_matrix *words, int64_t id)
+{
+	if (words->format == SP_FLOAT32)
+		return words->data + id * words->cols;
+	sp_low_runtime()->bf16->widen(y, (const uint16_t *)(const void *)words->data + id * words->cols, words->cols);
+	return y;
+}
+
 /* The sums of rows [first, end) of the chunk. */
 static void embed_rows(float *y, int64_t ld, const struct sp_model *model, const struct sp_chunk *chunk, int64_t first,
                        int64_t end)
@@ -26,8 +35,8 @@ static void embed_rows(float *y, int64_t ld, const struct sp_model *model, const
 		const float *position = model->positions.data;
 		if (position)
 			position += sp_position_row(config, chunk->ids + start, row - start) * E;
-		sp_runtime()->kernels->embed_row(y + row * ld, model->words.data + chunk->ids[row] * E,
-		                                 model->types.data, position, E);
+		const float *word = word_row(y + row * ld, &model->words, chunk->ids[row]);
+		sp_runtime()->kernels->embed_row(y + row * ld, word, model->types.data, position, E);
 	}
 }
 

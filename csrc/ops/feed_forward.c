@@ -5,21 +5,28 @@
 enum { COLUMNS = 128 };
 
 void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx, const struct sp_layer_weights *w,
-                       enum sp_activation f, int64_t N, struct sp_team *team)
+                       enum sp_activation f, int64_t N, float *low, struct sp_team *team)
 {
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
 	int64_t nr = kernels->nr, F = w->intermediate.rows, ld = inner->ld, first, end;
+	int gated = w->gate.data != NULL;
+	struct sp_rows input = sp_rows_for(&w->intermediate, x, ldx, N, low, team);
+	/* In low precision the two weights read rows of their own, one after the other. */
+	struct sp_rows gate_input = input;
+	if (gated)
+		gate_input =
+			sp_rows_for(&w->gate, x, ldx, N, low + N * sp_rows_floats(w->gate.format, w->gate.cols), team);
 	while (sp_team_take(team, (F + nr - 1) / nr, 1, &first, &end)) {
 		int64_t last = end * nr < F ? end * nr : F;
 		for (int64_t col = first * nr, stop; col < last; col = stop) {
 			stop = col + COLUMNS < last ? col + COLUMNS : last;
 			float *y = inner->activated + col, *raw = inner->raw + col;
-			sp_linear_columns(inner->raw, ld, x, ldx, &w->intermediate, w->intermediate_bias, N, col, stop);
-			if (!w->gate.data) {
+			sp_linear_columns(inner->raw, ld, input, &w->intermediate, w->intermediate_bias, N, col, stop);
+			if (!gated) {
 				kernels->activation(y, ld, raw, ld, f, N, stop - col);
 				continue;
 			}
-			sp_linear_columns(inner->gate, ld, x, ldx, &w->gate, w->gate_bias, N, col, stop);
+			sp_linear_columns(inner->gate, ld, gate_input, &w->gate, w->gate_bias, N, col, stop);
 			kernels->gated_activation(y, ld, raw, ld, inner->gate + col, ld, f, N, stop - col);
 		}
 	}

@@ -1,10 +1,12 @@
-/* linear.c: y = x W^T + b, by packed panels or by BLIS, with the same bits; its gradients, always by panels. */
+/* linear.c: y = x W^T + b, by packed panels or by BLIS, with the same bits, in low precision by panels of their own; its
+ * gradients, always by panels.
+ */
 #include "sentpool.h"
 
 #include <string.h>
 
-void sp_linear_columns(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, int64_t first, int64_t end)
+static void float_columns(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
+                          const float *bias, int64_t N, int64_t first, int64_t end)
 {
 	const struct sp_runtime *runtime = sp_runtime();
 	int64_t in = weight->cols, nr = runtime->kernels->nr;
@@ -22,12 +24,35 @@ void sp_linear_columns(float *y, int64_t ldy, const float *x, int64_t ldx, const
 			y[r * ldy + j] = y[r * ldy + j] + bias[j];
 }
 
+void sp_linear_columns(float *y, int64_t ldy, struct sp_rows x, const struct sp_matrix *weight, const float *bias,
+                       int64_t N, int64_t first, int64_t end)
+{
+	const struct sp_low_runtime *low;
+	int64_t in = weight->cols, place = first * sp_low_depth(in);
+	const float *biases = bias ? bias + first : NULL;
+	switch (weight->format) {
+	case SP_FLOAT32: float_columns(y, ldy, x.data, x.ld, weight, bias, N, first, end); return;
+	case SP_BFLOAT16:
+		low = sp_low_runtime();
+		low->bf16->gemm(y + first, ldy, x.data, x.ld, (const uint16_t *)(const void *)weight->data + place,
+		                biases, N, end - first, in);
+		return;
+	case SP_INT8:
+		low = sp_low_runtime();
+		low->int8->gemm(y + first, ldy, x.data, x.ld, x.range,
+		                (struct sp_int8_panels){(const int8_t *)(const void *)weight->data + place,
+		                                        weight->scale + first, weight->offset + first},
+		                biases, weight->digits, N, end - first, in);
+	}
+}
+
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, struct sp_team *team)
+                       const float *bias, int64_t N, float *low, struct sp_team *team)
 {
 	int64_t nr = sp_runtime()->kernels->nr, out = weight->rows, first, end;
+	struct sp_rows input = sp_rows_for(weight, x, ldx, N, low, team);
 	while (sp_team_take(team, (out + nr - 1) / nr, 1, &first, &end))
-		sp_linear_columns(y, ldy, x, ldx, weight, bias, N, first * nr, end * nr < out ? end * nr : out);
+		sp_linear_columns(y, ldy, input, weight, bias, N, first * nr, end * nr < out ? end * nr : out);
 }
 
 /* Outputs of a weight that a rank takes at least: a multiple of every tile height. */

@@ -4,11 +4,34 @@
 #ifndef SP_OPS_H
 #define SP_OPS_H
 
-/* A weight [rows = out, cols = in]: in panels for the panel engine, else row-major with ld = cols. */
+/* How a weight is kept; low_precision.h says how its products are computed. */
+enum sp_format { SP_FLOAT32, SP_BFLOAT16, SP_INT8 };
+
+/* A weight [rows = out, cols = in]: in panels for the panel engine, else row-major with ld = cols. In low precision data
+ * holds whole panels of that format (a table: rows of bfloat16), whatever the engine. */
 struct sp_matrix {
 	float *data;
 	int64_t rows, cols;
+	enum sp_format format;
+	/* int8: */
+	int digits;            /* of an input: one or two */
+	float *scale, *offset; /* by output, see sp_int8_panels */
+	float *smooth;         /* by input: what inputs are multiplied by */
+	float *factors;        /* by input: what weights are multiplied by while they are loaded */
+	float *ranges;         /* of a float32 weight whose inputs are watched: their least, their largest [2][cols] */
 };
+
+/* The rows of an input as products with a weight read them. */
+struct sp_rows {
+	const void *data; /* float32, bfloat16 or digits */
+	int64_t ld;
+	const struct sp_row_range *range; /* of digits */
+};
+/* Floats per row that sp_rows_for needs for inputs of up to `width` values in a format. */
+int64_t sp_rows_floats(enum sp_format format, int64_t width);
+/* x[N, in] for this weight, converted into `low` where its format asks for that; ranks split the rows. */
+struct sp_rows sp_rows_for(const struct sp_matrix *weight, const float *x, int64_t ldx, int64_t N, float *low,
+                           struct sp_team *team);
 
 struct sp_chunk;
 struct sp_config;
@@ -30,12 +53,13 @@ void sp_embed_backward(float *dz, float *normed, const float *dy, int64_t ld, co
 void sp_embed_backward_weight(const struct sp_model *gradients, const float *dz, int64_t ld,
                               const struct sp_chunk *chunk, struct sp_team *team);
 
-/* y[N, out] = x[N, in] W^T + bias; bias may be NULL; ranks split the columns. */
+/* y[N, out] = x[N, in] W^T + bias; bias may be NULL; `low` is memory for sp_rows_for, NULL if the weight is float32. Ranks
+ * split the columns. */
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, struct sp_team *team);
+                       const float *bias, int64_t N, float *low, struct sp_team *team);
 /* Columns [first, end) of the same; first begins a panel. */
-void sp_linear_columns(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
-                       const float *bias, int64_t N, int64_t first, int64_t end);
+void sp_linear_columns(float *y, int64_t ldy, struct sp_rows x, const struct sp_matrix *weight, const float *bias,
+                       int64_t N, int64_t first, int64_t end);
 
 /* Consecutive rows whose gradients are summed together: group g is rows [cuts[g], cuts[g + 1]), up to SP_KC of them. */
 struct sp_groups {
@@ -63,7 +87,7 @@ struct sp_inner {
 };
 /* activated = f(raw), times gate where there is one, from x[N, H]; ranks split the columns. */
 void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx, const struct sp_layer_weights *w,
-                       enum sp_activation f, int64_t N, struct sp_team *team);
+                       enum sp_activation f, int64_t N, float *low, struct sp_team *team);
 
 /* draw, and dgate where there is one, from dactivated [N, F], rows all inner->ld apart; inner->raw and inner->gate are read,
  * inner->activated is computed once more. Ranks split the rows. */

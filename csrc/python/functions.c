@@ -87,6 +87,12 @@ static PyObject *config(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored
 	                     "blis_version", runtime->blis_version, "cpus", sp_cpu_count());
 }
 
+static PyObject *low_precision_units(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+	const struct sp_low_runtime *low = sp_low_runtime();
+	return Py_BuildValue("{s:s,s:s}", "bfloat16", low->bf16_unit, "int8", low->int8_unit);
+}
+
 static PyObject *isas(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
 	PyObject *list = PyList_New(0);
@@ -116,14 +122,17 @@ static PyObject *fail_allocation(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyMethodDef sp_functions[] = {
 	{"similarity_pairwise", similarity_pairwise, METH_VARARGS,
-	 "similarity_pairwise(a, b, metric='cosine')\n--\n\nRow by row, computed and returned in float64 (n,)."},
+         "similarity_pairwise(a, b, metric='cosine')\n--\n\nRow by row, computed and returned in float64 (n,)."},
 	{"similarity", similarity, METH_VARARGS,
-	 "similarity(a, b, metric='cosine', threads=1)\n--\n\nEvery row of a against every row of b, computed in float64, returned "
-	 "as float32 (n, m)."},
+         "similarity(a, b, metric='cosine', threads=1)\n--\n\nEvery row of a against every row of b, computed in float64, returned "
+         "as float32 (n, m)."},
 	{"config", config, METH_NOARGS, "config()\n--\n\nThe kernels and engines in use, as a dict."},
+	{"low_precision_units", low_precision_units, METH_NOARGS,
+         "low_precision_units()\n--\n\nThe units of this CPU that compute in bfloat16 and int8: 'amx', 'avx512_bf16', 'avx512_vnni' "
+         "or 'none'."},
 	{"isas", isas, METH_NOARGS, "isas()\n--\n\nThe instruction sets that run on this CPU, best first."},
 	{"gemm_calls", gemm_calls, METH_NOARGS,
-	 "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
+         "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
 	{"fail_allocation", fail_allocation, METH_VARARGS,
-	 "fail_allocation(n)\n--\n\nFor tests: the n-th allocation of the core from now on fails; 0 switches it off."},
+         "fail_allocation(n)\n--\n\nFor tests: the n-th allocation of the core from now on fails; 0 switches it off."},
 	{NULL, NULL, 0, NULL}};

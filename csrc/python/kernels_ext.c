@@ -25,6 +25,31 @@ static const struct sp_kernels *find(const char *isa)
 	return NULL;
 }
 
+/* The kernels for low precision of one instruction set, or of the CPU's units for them ("unit"). */
+static int find_low(const char *isa, const struct sp_bf16_kernels **bf16, const struct sp_int8_kernels **int8)
+{
+	static const struct {
+		const char *isa;
+		const struct sp_bf16_kernels *bf16;
+		const struct sp_int8_kernels *int8;
+	} all[] = {
+#if defined(__x86_64__)
+		{"amx", &sp_bf16_kernels_amx, &sp_int8_kernels_amx},
+		{"unit", &sp_bf16_kernels_unit, &sp_int8_kernels_unit},
+		{"avx512", &sp_bf16_kernels_avx512, &sp_int8_kernels_avx512},
+		{"avx2", &sp_bf16_kernels_avx2, &sp_int8_kernels_avx2},
+#endif
+		{"generic", &sp_bf16_kernels_generic, &sp_int8_kernels_generic},
+		{"scalar", &sp_bf16_kernels_scalar, &sp_int8_kernels_scalar}};
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+		if (strcmp(all[i].isa, isa) == 0) {
+			*bf16 = all[i].bf16;
+			*int8 = all[i].int8;
+			return 1;
+		}
+	return 0;
+}
+
 #define FIELD(name) {#name, offsetof(struct sp_kernels, name)}
 static const struct {
 	const char *name;
@@ -109,6 +134,37 @@ static PyObject *op(PyObject *Py_UNUSED(module), PyObject *name)
 		if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, ops[i].name) == 0)
 			return PyLong_FromUnsignedLongLong((uintptr_t)ops[i].function);
 	return PyErr_Format(PyExc_ValueError, "no operation named %R", name);
+}
+
+static int runs_here(const char *isa, int has_unit)
+{
+	if (strcmp(isa, "amx") == 0)
+		return sp_cpu_has_amx();
+	if (strcmp(isa, "unit") == 0)
+		return has_unit;
+	for (const char *const *name = sp_isas(); *name; name++)
+		if (strcmp(*name, isa) == 0)
+			return 1;
+	return 0;
+}
+
+/* Addresses of the kernels for low precision, and whether this CPU has their unit. */
+static PyObject *low_kernels(PyObject *Py_UNUSED(module), PyObject *name)
+{
+	const struct sp_bf16_kernels *bf16;
+	const struct sp_int8_kernels *int8;
+	const char *isa = PyUnicode_AsUTF8AndSize(name, NULL);
+	if (!isa || !find_low(isa, &bf16, &int8))
+		return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no kernels named %R", name);
+	return Py_BuildValue(
+		"{s:i,s:K,s:K,s:K,s:K,s:L,s:K,s:K,s:K,s:O,s:O}", "rounds", bf16->rounds, "pack_bf16",
+		(unsigned long long)(uintptr_t)bf16->pack, "round_bf16", (unsigned long long)(uintptr_t)bf16->round,
+		"widen", (unsigned long long)(uintptr_t)bf16->widen, "gemm_bf16",
+		(unsigned long long)(uintptr_t)bf16->gemm, "digit_bytes", (long long)int8->digit_bytes, "pack_int8",
+		(unsigned long long)(uintptr_t)int8->pack, "quantize", (unsigned long long)(uintptr_t)int8->quantize,
+		"gemm_int8", (unsigned long long)(uintptr_t)int8->gemm, "runs_bf16",
+		runs_here(isa, sp_cpu_has_bf16_unit()) ? Py_True : Py_False, "runs_int8",
+		runs_here(isa, sp_cpu_has_int8_unit()) ? Py_True : Py_False);
 }
 
 /* a @ b by sp_gemm, for float32 matrices of any strides */
@@ -201,6 +257,8 @@ static PyMethodDef methods[] = {
 	{"steps", steps, METH_VARARGS, "steps(threads, steps, count, grain, late)\n--\n\nWhat a team computed."},
 	{"kernels", kernels, METH_O, "kernels(isa)\n--\n\nAddresses of the kernels of one instruction set, and nr."},
 	{"op", op, METH_O, "op(name)\n--\n\nThe address of an operation, sp_<name>."},
+	{"low_kernels", low_kernels, METH_O,
+         "low_kernels(isa)\n--\n\nAddresses of the kernels for low precision of an instruction set or 'unit'."},
 	{"philox", philox, METH_VARARGS, "philox(counter, seed)\n--\n\nPhilox4x32-10 of four words and a seed."},
 	{"math64", math64, METH_VARARGS, "math64(x)\n--\n\nexp(x) and log(x) in float64."},
 	{"gemm", gemm, METH_VARARGS, "gemm(a, b)\n--\n\na @ b for float32 matrices of any strides."},

@@ -36,6 +36,27 @@ static int activation_from_name(const char *name, enum sp_activation *activation
 	return 0;
 }
 
+static int format_from_name(const char *name, enum sp_format *format)
+{
+	static const char *const names[] = {"float32", "bfloat16", "int8"};
+	for (int i = 0; i < 3; i++)
+		if (strcmp(name, names[i]) == 0) {
+			*format = (enum sp_format)i;
+			return 1;
+		}
+	PyErr_Format(PyExc_ValueError, "dtype is '%s'; it must be float32, bfloat16 or int8", name);
+	return 0;
+}
+
+/* A sum of products in 32 bits is exact up to a number of them. */
+static int check_format(const struct sp_config *c)
+{
+	return c->format != SP_INT8 ||
+	       (sp_check_size("hidden with int8", c->layer.hidden, 1, SP_INT8_DEPTH) &&
+	        sp_check_size("intermediate with int8", c->layer.intermediate, 1, SP_INT8_DEPTH) &&
+	        sp_check_size("embedding with int8", c->embedding, 1, SP_INT8_DEPTH));
+}
+
 /* Mark the layers (from 0) that attend within the window. */
 static int local_layers_from_object(PyObject *object, struct sp_config *c)
 {
@@ -126,6 +147,8 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 	                        "attention_bias",
 	                        "feed_forward_bias",
 	                        "gated",
+	                        "dtype",
+	                        "balanced",
 	                        NULL};
 	/* what is left out stays impossible and is refused by name, or means what it is in BERT */
 	long long vocab_size = 0, max_positions = 0, type_vocab_size = -1, hidden = 0, layers = 0, heads = 0;
@@ -135,13 +158,14 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 	const char *activation = "gelu";
 	PyObject *local_layers = NULL;
 	int position_table = 1, projection = 0, pre_norm = 0, first_norm = 1, norm_bias = 1, attention_bias = 1;
-	int feed_forward_bias = 1, gated = 0;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOpppppppp:Model", names, &vocab_size,
+	int feed_forward_bias = 1, gated = 0, balanced = 0;
+	const char *dtype = "float32";
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOppppppppsp:Model", names, &vocab_size,
 	                                 &max_positions, &type_vocab_size, &hidden, &layers, &heads, &intermediate,
 	                                 &eps, &activation, &position_offset, &padding_id, &embedding, &groups,
 	                                 &buckets, &rotary, &base, &local_base, &local_window, &local_layers,
 	                                 &position_table, &projection, &pre_norm, &first_norm, &norm_bias,
-	                                 &attention_bias, &feed_forward_bias, &gated))
+	                                 &attention_bias, &feed_forward_bias, &gated, &dtype, &balanced))
 		return 0;
 	*config = (struct sp_config){
 		.vocab_size = vocab_size,
@@ -163,6 +187,7 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 		.local_window = local_window,
 		.local_rotary_base = local_base,
 	};
+	config->balanced = balanced;
 	config->parts = (position_table ? SP_POSITION_TABLE : 0u) | (projection ? SP_PROJECTION : 0u) |
 	                (norm_bias ? SP_NORM_BIAS : 0u) | (attention_bias ? SP_ATTENTION_BIAS : 0u) |
 	                (feed_forward_bias ? SP_FEED_FORWARD_BIAS : 0u) | (gated ? SP_GATE : 0u) |
@@ -171,6 +196,7 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 		PyErr_SetString(PyExc_ValueError, "first_norm can only be left out with pre_norm");
 		return 0;
 	}
-	return check_config(config) && activation_from_name(activation, &config->layer.activation) &&
+	return check_config(config) && format_from_name(dtype, &config->format) && check_format(config) &&
+	       activation_from_name(activation, &config->layer.activation) &&
 	       local_layers_from_object(local_layers, config);
 }

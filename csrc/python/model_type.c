@@ -113,6 +113,80 @@ static PyObject *model_load(ModelObject *self, PyObject *args)
 	return result;
 }
 
+static PyObject *model_smooth(ModelObject *self, PyObject *args)
+{
+	const char *name;
+	PyObject *object;
+	struct sp_tensor tensor;
+	if (!PyArg_ParseTuple(args, "sO:smooth", &name, &object))
+		return NULL;
+	int64_t index = find_tensor(self->model, name, &tensor);
+	if (index < 0)
+		return NULL;
+	const struct sp_matrix *matrix = sp_model_linear(self->model, index);
+	if (!matrix || matrix->format != SP_INT8 || tensor.loaded)
+		return PyErr_Format(PyExc_ValueError,
+		                    "tensor '%s' is no first weight of a linear layer in int8 still to be loaded",
+		                    name);
+	PyArrayObject *powers = sp_array_in(object, NPY_INT8, 1, "powers");
+	if (!powers)
+		return NULL;
+	const int8_t *power = PyArray_DATA(powers);
+	int ok = sp_check_size("number of powers", PyArray_DIM(powers, 0), matrix->cols, matrix->cols);
+	for (int64_t i = 0; ok && i < matrix->cols; i++)
+		ok = sp_check_size("a power", power[i], -64, 64);
+	if (ok) {
+		struct sp_matrix view = *matrix; /* what is written is behind its pointers */
+		sp_low_matrix_smooth(&view, power);
+	}
+	Py_DECREF(powers);
+	return ok ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *model_watch(ModelObject *self, PyObject *on)
+{
+	int wanted = PyObject_IsTrue(on);
+	if (wanted < 0)
+		return NULL;
+	enum sp_status status = sp_model_watch(self->model, wanted);
+	return status == SP_OK ? Py_NewRef(Py_None) : sp_raise(status);
+}
+
+/* (least, largest, largest absolute weight), each [cols] */
+static PyObject *ranges_of(const struct sp_matrix *matrix)
+{
+	npy_intp shape[] = {matrix->cols};
+	PyArrayObject *arrays[3] = {NULL, NULL, NULL};
+	for (int i = 0; i < 3; i++)
+		arrays[i] = sp_array_new(1, shape, NPY_FLOAT32);
+	if (!arrays[0] || !arrays[1] || !arrays[2]) {
+		for (int i = 0; i < 3; i++)
+			Py_XDECREF(arrays[i]);
+		return NULL;
+	}
+	size_t bytes = (size_t)matrix->cols * sizeof(float);
+	memcpy(SP_FLOATS(arrays[0]), matrix->ranges, bytes);
+	memcpy(SP_FLOATS(arrays[1]), matrix->ranges + matrix->cols, bytes);
+	sp_column_maxima(SP_FLOATS(arrays[2]), matrix);
+	return Py_BuildValue("(NNN)", arrays[0], arrays[1], arrays[2]);
+}
+
+static PyObject *model_input_ranges(ModelObject *self, PyObject *Py_UNUSED(ignored))
+{
+	PyObject *dict = PyDict_New();
+	for (int64_t i = 0; dict && i < self->model->n_tensors; i++) {
+		const struct sp_matrix *matrix = sp_model_linear(self->model, i);
+		if (!matrix || !matrix->ranges || matrix->format != SP_FLOAT32)
+			continue;
+		struct sp_tensor tensor = sp_model_tensor(self->model, i);
+		PyObject *ranges = ranges_of(matrix);
+		if (!ranges || PyDict_SetItemString(dict, tensor.name, ranges) < 0)
+			Py_CLEAR(dict);
+		Py_XDECREF(ranges);
+	}
+	return dict;
+}
+
 static PyObject *model_finish(ModelObject *self, PyObject *Py_UNUSED(ignored))
 {
 	for (int64_t i = 0; i < self->model->n_tensors; i++) {
@@ -329,6 +403,15 @@ static PyMethodDef model_methods[] = {
          "vector, in order from row 0 on.\n\nRaises ValueError for an unknown name, a wrong shape, NaN or Inf."},
 	{"finish", (PyCFunction)model_finish, METH_NOARGS,
          "finish($self)\n--\n\nCheck that every tensor is loaded; from now on the model runs and cannot change."},
+	{"smooth", (PyCFunction)model_smooth, METH_VARARGS,
+         "smooth($self, name, powers)\n--\n\nLet inputs of the int8 layer whose (first) weight has this name be divided by\n"
+         "2**(powers / 8), column by column; before that weight is loaded. int8 (cols,), from -64 to 64."},
+	{"watch", (PyCFunction)model_watch, METH_O,
+         "watch($self, on)\n--\n\nKeep the ranges of the inputs of all linear layers, or stop; meanwhile the model is to be "
+         "used\nby one thread, with threads=1."},
+	{"input_ranges", (PyCFunction)model_input_ranges, METH_NOARGS,
+         "input_ranges($self)\n--\n\nBy name of a linear layer's (first) weight: the least and the largest input seen since\n"
+         "watch(True), and the largest absolute weight, by column: three float32 (cols,)."},
 	{"layer_states", (PyCFunction)(void (*)(void))model_layer_states, METH_VARARGS | METH_KEYWORDS,
          "layer_states($self, ids, offsets, layers, tokens, *, batch_size=32, skip=0, threads=1, dropout=None)\n--\n\n"
          "Token poolings of the wanted layers for packed sentences: float32 (n, len(layers), len(tokens), H)."},

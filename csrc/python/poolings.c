@@ -459,26 +459,26 @@ static PyObject *layer_attention_backward(PyObject *Py_UNUSED(module), PyObject 
 
 PyMethodDef sp_pooling_functions[] = {
 	{"dense", dense, METH_VARARGS,
-	 "dense(x, weight, bias, activation)\n--\n\nactivation(x @ weight.T + bias), float32 (n, out); bias may be None."},
+         "dense(x, weight, bias, activation)\n--\n\nactivation(x @ weight.T + bias), float32 (n, out); bias may be None."},
 	{"dense_backward", dense_backward, METH_VARARGS,
-	 "dense_backward(d_embeddings, x, weight, bias, activation)\n--\n\nGradients of x, weight and bias."},
+         "dense_backward(d_embeddings, x, weight, bias, activation)\n--\n\nGradients of x, weight and bias."},
 	{"normalize", normalize, METH_O, "normalize(x)\n--\n\nRows of x divided by max(norm, 1e-12), float32."},
 	{"normalize_backward", normalize_backward, METH_VARARGS,
-	 "normalize_backward(d_embeddings, x)\n--\n\nThe gradient of what normalize(x) took, float32."},
+         "normalize_backward(d_embeddings, x)\n--\n\nThe gradient of what normalize(x) took, float32."},
 	{"mix_layers_backward", mix_layers_backward, METH_VARARGS,
-	 "mix_layers_backward(d_embeddings, states, weights, divisor)\n--\n\nGradients of mix_layers over all layers of states "
-	 "(n, k, P, H), each pooling by itself, concatenated: of states, and of weights in float64 for a fixed divisor."},
+         "mix_layers_backward(d_embeddings, states, weights, divisor)\n--\n\nGradients of mix_layers over all layers of states "
+         "(n, k, P, H), each pooling by itself, concatenated: of states, and of weights in float64 for a fixed divisor."},
 	{"mix_layers", mix_layers, METH_VARARGS,
-	 "mix_layers(states, layers, weights, divisor)\n--\n\nThe weighted sum of some layers of states (n, layers, H), divided: "
-	 "float32 (n, H)."},
+         "mix_layers(states, layers, weights, divisor)\n--\n\nThe weighted sum of some layers of states (n, layers, H), divided: "
+         "float32 (n, H)."},
 	{"layer_attention", layer_attention, METH_VARARGS,
-	 "layer_attention(sources, targets, query, key, value, slope, threads=1)\n--\n\nLayer-wise attention of Oh et al. 2022 over "
-	 "states (n, layers, H): its result (n, H), and the mean attention that each layer gets (n, layers)."},
+         "layer_attention(sources, targets, query, key, value, slope, threads=1)\n--\n\nLayer-wise attention of Oh et al. 2022 over "
+         "states (n, layers, H): its result (n, H), and the mean attention that each layer gets (n, layers)."},
 	{"layer_attention_forward", layer_attention_forward, METH_VARARGS,
-	 "layer_attention_forward(sources, targets, query, key, value, slope, draws, threads=1)\n--\n\nThe same in training: its "
-	 "result, and the projections (3, n, layers, H) that layer_attention_backward takes. draws: None, or (seed, step, "
-	 "first_row), by which slopes are drawn."},
+         "layer_attention_forward(sources, targets, query, key, value, slope, draws, threads=1)\n--\n\nThe same in training: its "
+         "result, and the projections (3, n, layers, H) that layer_attention_backward takes. draws: None, or (seed, step, "
+         "first_row), by which slopes are drawn."},
 	{"layer_attention_backward", layer_attention_backward, METH_VARARGS,
-	 "layer_attention_backward(d_context, projections, sources, targets, query, key, value, slope, draws, "
-	 "threads=1)\n--\n\nGradients of states (n, layers, 2, H), sources first, and of query, key and value."},
+         "layer_attention_backward(d_context, projections, sources, targets, query, key, value, slope, draws, "
+         "threads=1)\n--\n\nGradients of states (n, layers, 2, H), sources first, and of query, key and value."},
 	{NULL, NULL, 0, NULL}};

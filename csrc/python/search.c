@@ -95,6 +95,6 @@ static PyObject *search(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyMethodDef sp_search_functions[] = {
 	{"search", search, METH_VARARGS,
-	 "search(queries, corpus, k, metric, threads=1, first=0)\n--\n\nThe rows of a float32 corpus most similar to each "
-	 "query, counted from first on, and their scores: int64 and float32 (n, k)."},
+         "search(queries, corpus, k, metric, threads=1, first=0)\n--\n\nThe rows of a float32 corpus most similar to each "
+         "query, counted from first on, and their scores: int64 and float32 (n, k)."},
 	{NULL, NULL, 0, NULL}};

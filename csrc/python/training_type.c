@@ -68,6 +68,9 @@ static PyObject *training_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 	    !check_probability("attention_dropout", dropout.attention) ||
 	    !sp_check_size("threads", threads, 1, INT32_MAX))
 		return NULL;
+	if (model->config.format != SP_FLOAT32)
+		return PyErr_Format(PyExc_ValueError,
+		                    "model is in low precision; open it with dtype='float32' to train it");
 	dropout.seed = seed_in ? PyLong_AsUnsignedLongLong(seed_in) : 0;
 	if (PyErr_Occurred())
 		return PyErr_Format(PyExc_ValueError, "seed is %R; it must be an integer from 0 to 2**64 - 1", seed_in);
@@ -316,7 +319,7 @@ static PyObject *training_backward(TrainingObject *self, PyObject *args, PyObjec
 		sp_poll_start(&poll);
 		enum sp_status status =
 			sp_training_backward(self->training, SP_FLOATS(states), rows ? SP_FLOATS(rows) : NULL,
-			                     (int)threads, sp_poll_signals, &poll);
+		                             (int)threads, sp_poll_signals, &poll);
 		sp_poll_end(&poll);
 		self->busy = 0;
 		forget_batch(self);
@@ -373,22 +376,22 @@ static PyObject *training_groups(PyObject *Py_UNUSED(type), PyObject *offsets_in
 
 static PyMethodDef training_methods[] = {
 	{"forward", (PyCFunction)(void (*)(void))training_forward, METH_VARARGS | METH_KEYWORDS,
-	 "forward($self, ids, offsets, layers, tokens, *, step, first_row, positions=None, keep=True, threads=1)\n--\n\n"
-	 "Token poolings of the wanted layers, float32 (n, len(layers), len(tokens), H), with dropout. With positions,\n"
-	 "ascending numbers of tokens, a pair: also their states of the last layer (m, H). Raises KeyboardInterrupt."},
+         "forward($self, ids, offsets, layers, tokens, *, step, first_row, positions=None, keep=True, threads=1)\n--\n\n"
+         "Token poolings of the wanted layers, float32 (n, len(layers), len(tokens), H), with dropout. With positions,\n"
+         "ascending numbers of tokens, a pair: also their states of the last layer (m, H). Raises KeyboardInterrupt."},
 	{"backward", (PyCFunction)(void (*)(void))training_backward, METH_VARARGS | METH_KEYWORDS,
-	 "backward($self, d_states, d_rows=None, *, threads=1)\n--\n\n"
-	 "Add to gradients those of all parameters, and use up the tape. After an exception they are not defined."},
+         "backward($self, d_states, d_rows=None, *, threads=1)\n--\n\n"
+         "Add to gradients those of all parameters, and use up the tape. After an exception they are not defined."},
 	{"update", (PyCFunction)(void (*)(void))training_update, METH_VARARGS | METH_KEYWORDS,
-	 "update($self, threads=1)\n--\n\nThe model computes with masters as they are now. Nobody may use it meanwhile."},
+         "update($self, threads=1)\n--\n\nThe model computes with masters as they are now. Nobody may use it meanwhile."},
 	{"groups", training_groups, METH_O | METH_STATIC,
-	 "groups(offsets)\n--\n\nWhere the groups of sentences begin whose gradients are summed together, and their end."},
+         "groups(offsets)\n--\n\nWhere the groups of sentences begin whose gradients are summed together, and their end."},
 	{NULL, NULL, 0, NULL}};
 
 static PyGetSetDef training_attributes[] = {
 	{"masters", (getter)training_masters, NULL, "All parameters, float32 (n,), a view to write to.", NULL},
 	{"gradients", (getter)training_gradients, NULL, "Their gradients, likewise; who trains sets them to zero.",
-	 NULL},
+         NULL},
 	{"slices", (getter)training_slices, NULL, "Where a tensor is in both: name to (start, stop, shape).", NULL},
 	{NULL, NULL, NULL, NULL, NULL}};
 
@@ -398,7 +401,7 @@ static PyType_Slot training_slots[] = {
 	{Py_tp_methods, training_methods},
 	{Py_tp_getset, training_attributes},
 	{Py_tp_doc, "Training(model, *, hidden_dropout=0.0, attention_dropout=0.0, seed=0, threads=1)\n--\n\n"
-	            "An encoder in training: float32 parameters of its own, and the gradients of a loss by them."},
+                    "An encoder in training: float32 parameters of its own, and the gradients of a loss by them."},
 	{0, NULL}};
 
 PyType_Spec sp_training_spec = {.name = "sentpool._core.Training",

@@ -6,7 +6,7 @@ verb takes to its argparse parser; and `run(options)`. What is heavy is imported
 
 from types import ModuleType
 
-from sentpool.commands import compare, encode, geometry, info, probe, sts, transfer
+from sentpool.commands import compare, encode, geometry, info, probe, quantize, sts, transfer
 
 VERBS: dict[str, ModuleType] = {
     "sts": sts,
@@ -15,5 +15,6 @@ VERBS: dict[str, ModuleType] = {
     "transfer": transfer,
     "compare": compare,
     "encode": encode,
+    "quantize": quantize,
     "info": info,
 }

@@ -21,7 +21,8 @@ class LayerAttention(LayerPooling):
     For layers i, j = 0 … L, with s_i the [CLS] state and t_j the mean of the tokens:
     K = φ(t Wₖᵀ), V = φ(t Wᵥᵀ), Q = φ(s W_qᵀ), φ = RReLU with its inference slope 11/48;
     a_ij = softmax_j(K_j · Q_i / (L + 1)); u = mean_i Σ_j a_ij V_j. The result is [s_L ; u], which the published model
-    follows with a dense layer and tanh: `Pooling(LayerAttention(…), head=(Dense(…),))`.
+    follows with a dense layer and tanh: `Pooling(LayerAttention(…), head=(Dense(…),))`. In training RReLU's slopes are
+    drawn from [1/8, 1/3], one for every value, of K and V anew for every i.
 
     Parameters
     ----------

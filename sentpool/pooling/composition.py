@@ -134,6 +134,11 @@ class Pooling:
         for part in (self.layers, *self.head):
             if not hasattr(part, "backward"):
                 raise TypeError(f"{shown(part)} has no backward, so nothing before it can be trained: leave it out")
+        if np.ndim(states) != 4 or states.shape[2] != len(self.tokens):
+            raise ValueError(
+                f"states has shape {np.shape(states)}; {self.layers!r} takes (n, layers, {len(self.tokens)}, H), for "
+                f"{', '.join(self.tokens)}"
+            )
         embeddings, cache = self.layers.forward_with_cache(states, _checked_draws(training), threads)
         caches = [cache]
         for module in self.head:

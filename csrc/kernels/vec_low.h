@@ -1,0 +1,17 @@
+/* vec_low.h: bfloat16 and int8 on the vectors of vec.h. */
+#ifndef SP_VEC_LOW_H
+#define SP_VEC_LOW_H
+
+#include "kernels/vec.h"
+
+typedef uint16_t vh __attribute__((vector_size(2 * VL)));
+typedef uint32_t vu __attribute__((vector_size(4 * VL)));
+
+INLINE vf v_load_bf16(const uint16_t *p)
+{
+	vh halves;
+	memcpy(&halves, p, sizeof halves);
+	return (vf)(__builtin_convertvector(halves, vu) << 16);
+}
+
+#endif

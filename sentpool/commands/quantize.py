@@ -1,0 +1,48 @@
+"""``sentpool quantize``: a model folder whose int8 needs no calibration, and what lower precision costs."""
+
+from __future__ import annotations
+
+import argparse
+
+from sentpool.commands.options import add_model, load, names
+
+PURPOSE = "prepare a model for int8 (or look at bfloat16) and say what that costs"
+EXAMPLE = "sentpool quantize all-MiniLM-L6-v2/ minilm-int8/ --sentences texts.txt --sts data/sts --tasks STSB-test"
+
+
+def arguments(verb: argparse.ArgumentParser) -> None:
+    add_model(verb)
+    verb.add_argument(
+        "output",
+        metavar="OUT",
+        nargs="?",
+        help="folder to write: the model, with what SentenceEncoder(OUT, dtype='int8') then needs no sentences for",
+    )
+    verb.add_argument("--dtype", choices=("int8", "bfloat16"), default="int8", help="default: %(default)s")
+    verb.add_argument("--int8", choices=("balanced", "fast"), help="default: balanced")
+    verb.add_argument(
+        "--sentences", metavar="FILE", help="UTF-8 text, one sentence per line: a few hundred (default: bundled ones)"
+    )
+    verb.add_argument("--sts", metavar="DATA", help="STS data: compare Spearman with float32's")
+    verb.add_argument("--tasks", metavar="A,B", type=names, help="with --sts: only these tasks")
+    verb.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
+
+
+def run(options: argparse.Namespace) -> None:
+    from sentpool.atomic_folder import check_folder
+    from sentpool.saving import why_not_replaced
+
+    if options.output is not None:
+        check_folder(options.output, overwrite=options.overwrite, may_replace=why_not_replaced)
+    sentences = None
+    if options.sentences is not None:
+        with open(options.sentences, encoding="utf-8") as file:
+            sentences = [line for line in file.read().splitlines() if line.strip()]
+    model, _ = load(options)
+    small = model.quantize(
+        sentences, dtype=options.dtype, int8=options.int8, sts_folder=options.sts, tasks=options.tasks
+    )
+    print(f"{small.precision}: {small.precision.quality}")
+    if options.output is not None:
+        small.save_pretrained(options.output, overwrite=options.overwrite)
+        print(f"saved {options.output}")

@@ -1,0 +1,256 @@
+"""In what precision an encoder computes, and what int8 needs besides the weights: factors that smooth its inputs.
+
+Before a linear layer in int8, column c of its input x is divided by s_c and the weights are multiplied by it, with
+s_c = sqrt(max |x_c| / max |w_c|), as SmoothQuant has it (Xiao et al., ICML 2023, equation 4 with α = 1/2). The ranges
+of x come from a few hundred sentences. Each factor is rounded to a power of 2^(1/8) and kept as that power, found by
+comparisons alone, so that every CPU finds the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from sentpool import _core, weights
+from sentpool.checks import one_of, sentence_list
+from sentpool.errors import ModelFolderError, shown
+from sentpool.fields import Fields, is_there
+
+DTYPES = ("float32", "bfloat16", "int8")
+INT8_MODES = ("balanced", "fast")
+SCALES_FILE = "sentpool_int8.json"
+# 2^(1/8) to this power is a factor of 256, beyond which smoothing never needs to go.
+_MOST = 64
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a precision costs: cosines of embeddings to those in float32, and STS scores if they were asked for.
+
+    Attributes
+    ----------
+    sentences : str
+        On which sentences it was measured.
+    n : int
+        How many they are.
+    cosine_min, cosine_1_percent, cosine_mean : float
+        The lowest cosine, that which one sentence in a hundred stays below, and the mean.
+    sts : dict of str to (float, float) or None
+        For every task Spearman × 100 (`all`) in float32 and in this precision.
+    """
+
+    sentences: str
+    n: int
+    cosine_min: float
+    cosine_1_percent: float
+    cosine_mean: float
+    sts: dict[str, tuple[float, float]] | None = None
+
+    def __str__(self) -> str:
+        text = (
+            f"cosine to float32 on {self.n:,} sentences ({self.sentences}): lowest {self.cosine_min:.5f}, "
+            f"1 % below {self.cosine_1_percent:.5f}, mean {self.cosine_mean:.5f}"
+        )
+        if self.sts:
+            gaps = ", ".join(f"{task} {low - high:+.2f}" for task, (high, low) in self.sts.items())
+            text += f"; Spearman against float32: {gaps}"
+        return text
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision of an encoder.
+
+    Attributes
+    ----------
+    dtype : {"float32", "bfloat16", "int8"}
+    int8 : {"balanced", "fast"} or None
+        With int8: whether the feed-forward's inner activations have two digits of 8 bits, or all have one.
+    powers : dict of str to ndarray, int8
+        By the name of a linear layer's weight, the power of 2^(1/8) that each of its columns is smoothed by.
+    calibrated_on : str
+        Whose sentences gave these powers.
+    quality : Quality or None
+        What the precision costs, where that was measured.
+    """
+
+    dtype: str = "float32"
+    int8: str | None = None
+    powers: Mapping[str, np.ndarray] | None = None
+    calibrated_on: str = ""
+    quality: Quality | None = None
+
+    def __str__(self) -> str:
+        return self.dtype if self.int8 is None else f"{self.dtype} ({self.int8})"
+
+    def facts(self) -> dict:
+        """What tells this precision from another, ready for JSON."""
+        facts = {"dtype": self.dtype}
+        if self.dtype == "bfloat16":
+            return facts | {"unit": _core.low_precision_units()["bfloat16"]}
+        return facts if self.int8 is None else facts | {"int8": self.int8, "calibrated_on": self.calibrated_on}
+
+    def with_quality(self, quality: Quality) -> Precision:
+        return replace(self, quality=quality)
+
+    def open_core(self, folder):
+        """The folder's encoder as a `_core.Model` in this precision, its weights loaded."""
+        core = _core.Model(**folder.config.core_arguments(), dtype=self.dtype, balanced=self.int8 == "balanced")
+        for name, powers in (self.powers or {}).items():
+            core.smooth(name, powers)
+        weights.load_into(core, folder.transformer_path, folder.config, folder.head_tensors)
+        core.finish()
+        return core
+
+    def save(self, folder: Path) -> None:
+        """Write `sentpool_int8.json` into a folder; nothing unless this is int8."""
+        if self.dtype != "int8":
+            return
+        quality = None if self.quality is None else vars(self.quality)
+        content = {
+            "format": 1,
+            "int8": self.int8,
+            "calibrated_on": self.calibrated_on,
+            "quality": quality,
+            "powers": {name: powers.tolist() for name, powers in (self.powers or {}).items()},
+        }
+        (folder / SCALES_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def check(dtype: object, int8: object) -> Precision:
+    """The arguments of a constructor as a Precision without powers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one has a value that is not allowed, or `int8` is given for another dtype.
+    """
+    one_of("dtype", dtype, DTYPES)
+    if int8 is not None:
+        one_of("int8", int8, INT8_MODES)
+        if dtype != "int8":
+            raise ValueError(f"int8 is {shown(int8)}, but dtype is {shown(dtype)}; int8= goes with dtype='int8'")
+    return Precision(dtype, (int8 or "balanced") if dtype == "int8" else None)
+
+
+def saved(folder: Path, wanted: Precision, shapes: Mapping[str, tuple[int, ...]]) -> Precision | None:
+    """`wanted` with the powers that a folder holds; None where it holds none.
+
+    Raises
+    ------
+    ModelFolderError
+        If the file is broken or does not fit the encoder, whose tensors have these shapes.
+    """
+    path = folder / SCALES_FILE
+    if wanted.dtype != "int8" or not is_there(path):
+        return None
+    fields = Fields.read(path)
+    if fields.values.get("format") != 1:
+        raise fields.error("format", "1: another version of sentpool wrote this file; quantize the model anew")
+    powers = {
+        name: _powers(fields, name, values, shapes.get(name)) for name, values in fields.object("powers").values.items()
+    }
+    precision = replace(wanted, powers=powers, calibrated_on=fields.string("calibrated_on"))
+    quality = fields.values.get("quality")
+    # What was measured for the other mode says nothing of this one.
+    if fields.values.get("int8") == wanted.int8 and isinstance(quality, dict):
+        try:
+            sts = quality.pop("sts", None)
+            sts = None if sts is None else {task: tuple(pair) for task, pair in sts.items()}
+            return precision.with_quality(Quality(**quality, sts=sts))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelFolderError(f"{path}: field 'quality' is not what sentpool writes ({error})") from error
+    return precision
+
+
+def _powers(fields: Fields, name: str, values: object, shape: tuple[int, ...] | None) -> np.ndarray:
+    whole = isinstance(values, list) and all(type(value) is int and -_MOST <= value <= _MOST for value in values)
+    if shape is None or len(shape) != 2 or not whole or len(values) != shape[1]:
+        columns = "no tensor of this encoder" if shape is None else f"{shape[-1]} integers from -{_MOST} to {_MOST}"
+        raise ModelFolderError(f"{fields.path}: powers of {shown(name)}: expected {columns}")
+    return np.array(values, np.int8)
+
+
+def smoothing_powers(ranges: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The powers for a core's `input_ranges()`: of each linear layer the least and the largest input per column and the
+    largest absolute weight."""
+    powers = {}
+    for name, (low, high, weight) in ranges.items():
+        largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
+        usable = (largest > 0) & (weight > 0) & np.isfinite(largest)
+        ratio = np.where(usable, largest, 1.0) / np.where(usable, weight, 1.0).astype(np.float64)
+        powers[name] = np.clip(nearest_power(ratio), -_MOST, _MOST).astype(np.int8)
+    return powers
+
+
+def nearest_power(ratio: np.ndarray) -> np.ndarray:
+    """The n for which 2^(n/8) is nearest to the square root of a positive ratio, on a logarithmic scale."""
+    mantissa, exponent = np.frexp(ratio)  # mantissa of 0.5 … 1: 4 log2 of it is -4 … 0
+    steps = np.searchsorted(_MIDDLES, mantissa, side="right")
+    return 4 * exponent.astype(np.int64) - 4 + steps
+
+
+# Halfway from one quarter of a power of two to the next: 2^(-7/8), 2^(-5/8), 2^(-3/8), 2^(-1/8).
+_MIDDLES = np.array([0.5452538663326288, 0.6484197773255048, 0.7711054127039704, 0.9170040432046712])
+
+
+def measure(embeddings: np.ndarray, reference: np.ndarray, sentences: str) -> Quality:
+    """The Quality of embeddings (n, d) beside those of float32."""
+    a, b = embeddings.astype(np.float64), reference.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(1) / np.where(lengths > 0, lengths, 1)
+    return Quality(sentences, len(a), float(cosines.min()), float(np.quantile(cosines, 0.01)), float(cosines.mean()))
+
+
+def bundled_sentences() -> list[str]:
+    """The sentences of the bundled pairs, written for sentpool: a few hundred, from no benchmark."""
+    from sentpool.evaluation.sample import sample_folder
+
+    lines = (line for file in sorted(sample_folder().glob("*.tsv")) for line in file.read_text("utf-8").splitlines())
+    return list(dict.fromkeys(text for line in lines for text in line.split("\t")[1:3]))
+
+
+def calibrate(model, precision: Precision, sentences: Sequence[str], named: str) -> tuple[Precision, np.ndarray]:
+    """`precision` with powers from the inputs that sentences give rise to in a float32 model, and their embeddings."""
+    model._core.watch(True)
+    try:
+        embeddings = model.encode(sentences, threads=1, show_progress_bar=False)
+        powers = smoothing_powers(model._core.input_ranges())
+    finally:
+        model._core.watch(False)
+    return replace(precision, powers=powers, calibrated_on=named), embeddings
+
+
+def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
+    """See `SentenceEncoder.quantize`."""
+    if model.dtype != "float32":
+        raise ValueError(f"this model is in {model.dtype}; quantize one that was opened with dtype='float32'")
+    if wanted.dtype == "float32":
+        raise ValueError("dtype is 'float32'; quantize makes a model in 'int8' or 'bfloat16'")
+    given, named = (bundled_sentences(), "bundled sentences") if sentences is None else (sentences, "given sentences")
+    given = sentence_list(given)[0]
+    if not given:
+        raise ValueError("sentences is empty; give a few hundred")
+    if wanted.dtype == "int8":
+        wanted, reference = calibrate(model, wanted, given, named)
+    else:
+        reference = model.encode(given, show_progress_bar=False)
+    quantized = copy.copy(model)
+    quantized._core, quantized.precision = wanted.open_core(model.folder), wanted
+    quality = measure(quantized.encode(given, show_progress_bar=False), reference, named)
+    if sts_folder is not None:
+        quality = replace(quality, sts=_sts_scores(model, quantized, sts_folder, tasks))
+    quantized.precision = wanted.with_quality(quality)
+    return quantized
+
+
+def _sts_scores(model, quantized, folder, tasks) -> dict[str, tuple[float, float]]:
+    from sentpool import evaluation
+
+    results = [evaluation.sts(encoder, folder, tasks=tasks) for encoder in (model, quantized)]
+    return {task: tuple(result.spearman(task) for result in results) for task in results[0].tasks}

@@ -1,0 +1,292 @@
+"""Encoders in bfloat16 and int8: equal bits, what they cost, saving, and the choice of smoothing powers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from fabricate import bert_folder
+
+from sentpool import ModelFolderError, SentenceEncoder, _core, evaluation, precision
+
+LOW = [{"dtype": "bfloat16"}, {"dtype": "int8", "int8": "fast"}, {"dtype": "int8", "int8": "balanced"}]
+each_precision = pytest.mark.parametrize("options", LOW, ids=lambda o: o.get("int8") or o["dtype"])
+WORDS = "a the dog red runs over 12 lazily, into München's café where nobody — really — waits; 東京 is far".split()
+TEXTS = [" ".join(WORDS[(i * 7 + j * (1 + i % 5)) % len(WORDS)] for j in range(2 + i)) + f" {i}" for i in range(40)]
+
+
+def cosines(a, b):
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+
+
+@pytest.fixture(scope="module")
+def models(minilm):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {str(o): SentenceEncoder(minilm, **o) for o in [{}, *LOW]}
+
+
+# ---- bits --------------------------------------------------------------------------------------------------------
+
+
+@each_precision
+def test_batch_order_and_threads_change_nothing(models, options):
+    model = models[str(options)]
+    expected = dict(zip(TEXTS, model.encode(TEXTS, threads=1), strict=True))
+    for threads in (1, 2, 3):
+        for batch_size in (1, 8, 64):
+            for texts in (TEXTS, TEXTS[::-1], TEXTS[7:8], TEXTS[3:20] + TEXTS[:2]):
+                vectors = model.encode(texts, threads=threads, batch_size=batch_size)
+                assert vectors.tobytes() == np.stack([expected[text] for text in texts]).tobytes()
+
+
+CHILD = """
+import hashlib, sys, warnings
+warnings.simplefilter("ignore")
+from sentpool import SentenceEncoder
+for mode in ("fast", "balanced"):
+    model = SentenceEncoder(sys.argv[1], dtype="int8", int8=mode)
+    print(hashlib.sha256(model.layer_states(sys.argv[2:]).array.tobytes()).hexdigest(), model.precision.quality)
+"""
+
+
+@pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa in ("avx2", "avx512")])
+def test_int8_has_the_same_bits_on_every_instruction_set(minilm, models, isa):
+    """Calibration too: the child chooses its powers itself."""
+    texts = TEXTS[:12]
+    expected = ""
+    for mode in ("fast", "balanced"):
+        model = models[str({"dtype": "int8", "int8": mode})]
+        digest = hashlib.sha256(model.layer_states(texts).array.tobytes()).hexdigest()
+        expected += f"{digest} {model.precision.quality}\n"
+    for gemm in ("panel", "blis"):
+        run = subprocess.run(
+            [sys.executable, "-c", CHILD, str(minilm), *texts],
+            env=os.environ | {"SENTPOOL_ISA": isa, "SENTPOOL_GEMM": gemm},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
+        assert run.stdout == expected
+
+
+@pytest.mark.parametrize("mode", ["fast", "balanced"])
+def test_int8_has_the_bits_of_the_scalar_twins(tmp_path, mode):
+    """A small model, for plain C is slow; odd sizes, so that every panel has parts that are filled up."""
+    folder = bert_folder(tmp_path / "m")
+    texts = ["the cat sat on the mat", "a big dog runs", "unhappy", "é e ! ?", "the small cat sat on the happy dog ."]
+    model = SentenceEncoder(folder, dtype="int8", int8=mode)
+    script = (
+        "import sys, sentpool; m = sentpool.SentenceEncoder(sys.argv[1], dtype='int8', int8=sys.argv[2]);"
+        "sys.stdout.buffer.write(m.layer_states(sys.argv[3:]).array.tobytes())"
+    )
+    for isa in ("scalar", "generic"):
+        run = subprocess.run(
+            [sys.executable, "-c", script, str(folder), mode, *texts],
+            env=os.environ | {"SENTPOOL_ISA": isa},
+            capture_output=True,
+        )
+        assert run.returncode == 0, run.stderr.decode()
+        assert run.stdout == model.layer_states(texts).array.tobytes()
+
+
+# ---- what it costs -------------------------------------------------------------------------------------------------
+
+
+def test_loss_on_texts_that_were_not_calibrated_on(models):
+    reference = models["{}"].encode(TEXTS)
+    lowest = {"bfloat16": 0.9998, "fast": 0.985, "balanced": 0.99}
+    for options in LOW:
+        name = options.get("int8") or options["dtype"]
+        assert cosines(models[str(options)].encode(TEXTS), reference).min() > lowest[name], name
+
+
+@pytest.mark.slow
+def test_loss_on_sts(models, data_dir):
+    """The bounds that the README states, on STS-B's test set and all of STS12 … STS16 and SICK."""
+    folder = data_dir / "sts"
+    scores = {name: evaluation.sts(model, folder, resamples=0) for name, model in models.items()}
+    reference = scores["{}"]
+    for options in LOW:
+        bound = {"bfloat16": (0.0002, 0.0005), "balanced": (0.001, 0.0025)}.get(options.get("int8") or "bfloat16")
+        if bound is None:
+            continue
+        for task in evaluation.report.STANDARD_SEVEN:
+            for aggregation, limit in (("all", bound[0]), ("mean", bound[1]), ("wmean", bound[1])):
+                gap = scores[str(options)].spearman(task, aggregation) - reference.spearman(task, aggregation)
+                assert abs(gap) <= limit, (options, task, aggregation, gap)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 200}])
+def test_random_models_are_near(tmp_path, sizes):
+    folder = bert_folder(tmp_path / "m", **sizes)
+    texts = ["the cat sat on the mat", "a big dog runs", "unhappy", "é e ! ?"]
+    reference = SentenceEncoder(folder).encode(texts)
+    for options, lowest in zip(LOW, (0.9999, 0.998, 0.999), strict=True):
+        assert cosines(SentenceEncoder(folder, **options).encode(texts), reference).min() > lowest, options
+
+
+def test_layers_poolings_and_the_probe_work(models, tmp_path):
+    for options in LOW:
+        model = models[str(options)]
+        states = model.layer_states(TEXTS[:6])
+        full = models["{}"].layer_states(TEXTS[:6])
+        assert states.array.shape == full.array.shape
+        for layer in range(model.n_layers + 1):
+            assert cosines(states.array[:, layer, 1], full.array[:, layer, 1]).min() > 0.98
+        assert (
+            cosines(model.encode(TEXTS, pooling="first_last"), models["{}"].encode(TEXTS, pooling="first_last")).min()
+            > 0.98
+        )
+        assert len(model.hidden_states(TEXTS[0])) == model.n_layers + 1
+        assert model.encode(TEXTS[0], pooling="sbert_wk").shape == (384,)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_words_is_halved_and_weights_are_smaller(tmp_path):
+    shape = {"vocab_size": 20000, "max_positions": 128, "type_vocab_size": 2, "hidden": 512, "layers": 4}
+    script = (
+        "import re, sys, numpy; from sentpool import _core\n"
+        "peak = lambda: int(re.search('VmHWM:\\\\s+(\\\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak()\n"
+        f"model = _core.Model(**{shape}, heads=8, intermediate=2048, dtype=sys.argv[1])\n"
+        "for name, s in model.tensors().items():\n"
+        "    for first in range(0, s[0], 500):\n"
+        "        model.load(name, first, numpy.full((min(500, s[0] - first), *s[1:]), 0.01, numpy.float32))\n"
+        "model.finish()\n"
+        "print(peak() - before)"
+    )
+    used = {
+        dtype: int(
+            subprocess.run([sys.executable, "-c", script, dtype], capture_output=True, text=True, check=True).stdout
+        )
+        for dtype in precision.DTYPES
+    }
+    assert used["bfloat16"] < 0.6 * used["float32"]
+    assert used["int8"] < 0.45 * used["float32"]
+
+
+# ---- saving ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_quantized_model_is_saved_and_opened_to_the_same_bits(models, minilm, tmp_path):
+    small = models["{}"].quantize(TEXTS, int8="balanced")
+    assert small.precision.calibrated_on == "given sentences" and small.precision.quality.n == len(TEXTS)
+    small.save_pretrained(tmp_path / "m")
+    opened = SentenceEncoder(tmp_path / "m", dtype="int8")
+    assert opened.precision.calibrated_on == "given sentences"
+    assert opened.precision.quality == small.precision.quality
+    assert opened.encode(TEXTS).tobytes() == small.encode(TEXTS).tobytes()
+    # The other mode shares the powers; what was measured for one says nothing of the other.
+    assert SentenceEncoder(tmp_path / "m", dtype="int8", int8="fast").precision.quality is None
+    assert SentenceEncoder(tmp_path / "m").encode(TEXTS).tobytes() == models["{}"].encode(TEXTS).tobytes()
+    assert pickle.loads(pickle.dumps(small)).encode(TEXTS[:3]).tobytes() == small.encode(TEXTS[:3]).tobytes()
+
+
+def test_a_broken_file_of_powers_is_refused(models, tmp_path):
+    models[str(LOW[2])].save_pretrained(tmp_path / "m")
+    path = tmp_path / "m" / precision.SCALES_FILE
+    good = json.loads(path.read_text())
+    name = "encoder.layer.0.attention.self.query.weight"
+
+    def refused(match, **changes):
+        path.write_text(json.dumps(good | changes))
+        with pytest.raises(ModelFolderError, match=match):
+            SentenceEncoder(tmp_path / "m", dtype="int8")
+
+    refused("format", format=2)
+    refused("no tensor of this encoder", powers={"nonsense": [1]})
+    refused("384 integers", powers=good["powers"] | {name: [1, 2]})
+    refused("384 integers", powers=good["powers"] | {name: [65] * 384})
+    refused("384 integers", powers=good["powers"] | {name: [0.5] * 384})
+    refused("quality", quality={"nonsense": 1})
+    refused("powers", powers=[1])
+    path.write_text("{")
+    with pytest.raises(ModelFolderError, match="not valid JSON"):
+        SentenceEncoder(tmp_path / "m", dtype="int8")
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def test_arguments_are_checked(models, minilm):
+    with pytest.raises(ValueError, match="dtype"):
+        SentenceEncoder(minilm, dtype="float16")
+    with pytest.raises(ValueError, match="int8 is 'best'"):
+        SentenceEncoder(minilm, dtype="int8", int8="best")
+    with pytest.raises(ValueError, match="goes with dtype='int8'"):
+        SentenceEncoder(minilm, int8="fast")
+    with pytest.raises(ValueError, match="float32"):
+        models[str(LOW[0])].quantize(TEXTS)
+    with pytest.raises(ValueError, match="sentences is empty"):
+        models["{}"].quantize([])
+    with pytest.raises(ValueError, match="makes a model in"):
+        models["{}"].quantize(TEXTS, dtype="float32")
+    with pytest.raises(TypeError, match="sentences"):
+        models["{}"].quantize([1])
+
+
+def test_a_model_says_what_it_is(models):
+    small = models[str(LOW[2])]
+    assert "dtype=int8 (balanced)" in repr(small) and "lowest" in repr(small)
+    assert small.provenance()["precision"] == {
+        "dtype": "int8",
+        "int8": "balanced",
+        "calibrated_on": "bundled sentences",
+    }
+    assert models["{}"].provenance()["precision"] == {"dtype": "float32"}
+    assert "unit" in models[str(LOW[0])].provenance()["precision"]
+
+
+# ---- smoothing -------------------------------------------------------------------------------------------------------
+
+
+def test_powers_are_the_nearest():
+    ratios = np.exp(np.random.default_rng(0).uniform(-20, 20, 5000))
+    expected = np.array([round(4 * math.log2(ratio)) for ratio in ratios])
+    assert (precision.nearest_power(ratios) == expected).all()
+    assert precision.nearest_power(np.array([1.0, 2.0, 16.0, 0.25])).tolist() == [0, 4, 16, -8]
+
+
+def test_powers_of_columns_that_say_nothing_are_zero():
+    low, high = np.array([0, -4, np.inf, 0], np.float32), np.array([0, 1, -np.inf, 2], np.float32)
+    weight = np.array([1, 1, 1, 0], np.float32)
+    assert precision.smoothing_powers({"w": (low, high, weight)})["w"].tolist() == [0, 8, 0, 0]
+
+
+def test_ranges_are_those_of_the_inputs(tmp_path):
+    folder = bert_folder(tmp_path / "m")
+    model = SentenceEncoder(folder)
+    texts = ["the cat sat on the mat", "a big dog"]
+    model._core.watch(True)
+    model.encode(texts, threads=1)
+    ranges = model._core.input_ranges()
+    model._core.watch(False)
+    assert model._core.input_ranges() == {}
+    states = np.concatenate(model.hidden_states(texts), axis=1)
+    from safetensors.numpy import load_file
+
+    stored = load_file(folder / "model.safetensors")
+    for layer in range(model.n_layers):
+        names = [f"encoder.layer.{layer}.attention.self.{part}.weight" for part in ("query", "key", "value")]
+        low, high, weight = ranges[names[0]]
+        assert (low == states[layer].min(0)).all() and (high == states[layer].max(0)).all()
+        assert (weight == np.abs(np.concatenate([stored[name] for name in names])).max(0)).all()
+        assert names[1] not in ranges
+
+
+def test_the_core_trains_in_float32_alone(models):
+    for options in LOW:
+        with pytest.raises(ValueError, match="float32"):
+            _core.Training(models[str(options)]._core)
