@@ -255,3 +255,23 @@ def test_a_sentence_encoder(folder, minilm):
     assert result.encoding["query_options"] == {"prompt": "query: "}
     assert result.model["name"] == "model" and "weights_sha256" in result.model
     assert 0 < result["AP"] < 1
+
+
+def test_two_results_are_compared(folder, tmp_path):
+    def shorter(texts):
+        return bag_of_words(texts)[:, :6]
+
+    a, b = (retrieval(model, folder, ["AP", "P@5"]) for model in (bag_of_words, shorter))
+    compared = evaluation.compare(a, b, resamples=500)
+    (counts,) = zip(*draws([8], compared.bootstrap), strict=True)
+    differences = np.concatenate(counts) @ (a.per_query["AP"] - b.per_query["AP"]) / 8
+    row = compared.rows[0]
+    assert (row["task"], row["n"]) == ("AP", 8) and row["diff"] == pytest.approx(a["AP"] - b["AP"])
+    np.testing.assert_allclose([row["low"], row["high"]], np.quantile(differences, [0.025, 0.975]), atol=1e-12)
+    a.save(tmp_path / "a.json")
+    assert evaluation.compare(tmp_path / "a.json", b, resamples=500).rows == compared.rows
+    other = evaluation.compare(a, retrieval(bag_of_words, folder, ["AP"], split="dev", metric="dot"))
+    assert math.isnan(other.rows[0]["low"]) and "different queries" in other.notes[0]
+    assert {"metric"} <= {one.what for one in other.differences}
+    with pytest.raises(ValueError, match="a has AP, P@5; b has RR"):
+        evaluation.compare(a, retrieval(bag_of_words, folder, "RR"))

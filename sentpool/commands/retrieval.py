@@ -32,9 +32,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
         help="in ir-measures' names; default: nDCG@10,AP,RR@10,R@10,R@100,R@1000,P@10",
     )
     verb.add_argument("--split", metavar="NAME", default="test", help="of qrels/; default: %(default)s")
-    verb.add_argument(
-        "--metric", choices=("cosine", "dot", "euclidean"), default="cosine", help="default: %(default)s"
-    )
+    verb.add_argument("--metric", choices=("cosine", "dot", "euclidean"), default="cosine", help="default: %(default)s")
     verb.add_argument("--top", metavar="N", type=positive, default=1000, help="documents ranked; default: %(default)s")
     verb.add_argument(
         "--ignore-identical-ids", action="store_true", help="leave out the document that has the query's id"

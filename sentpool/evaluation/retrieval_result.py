@@ -64,6 +64,11 @@ class RetrievalResult(Mapping):
     def __len__(self) -> int:
         return len(self.per_query)
 
+    @property
+    def tasks(self) -> list[str]:
+        """What `evaluation.compare` compares: the measures."""
+        return list(self.per_query)
+
     def interval(self, measure: str) -> Interval:
         """The confidence interval of a mean: queries drawn with replacement, percentile bootstrap.
 
