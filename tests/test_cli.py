@@ -173,6 +173,33 @@ def test_any_error_is_one_line(capsys, fake, monkeypatch, error, line):
         cli.main(["--traceback", "sts", "m"])
 
 
+def test_search(capsys, fake, tmp_path):
+    corpus, index = tmp_path / "corpus.txt", tmp_path / "index"
+    corpus.write_text("aaa\nbcd\naab\n")
+    options = ["--query", "aa", "--query", "xyz", "-k", 2, "--save", index, "--json", tmp_path / "x.json"]
+    status, out, err = run(capsys, "search", "m", corpus, *options)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "aa" and lines[1].split() == ["1.0000", "0", "aaa"] and lines[4] == "xyz"
+    assert re.fullmatch(r"model loaded in .* s, 3 texts encoded in .* s, 2 queries answered in .* s", lines[-3])
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert [hit["id"] for hit in found["results"][0]["hits"]] == [0, 2]
+    (tmp_path / "queries.txt").write_text("aa\n")
+    status, out, _ = run(capsys, "search", "m", index, "--queries", tmp_path / "queries.txt", "--metric", "euclidean")
+    assert (status, len(out.splitlines())) == (0, 6)
+    assert out.splitlines()[1].split() == ["-1.0000", "2", "aab"]
+    for extra, pattern in (
+        (["--save", tmp_path / "y"], "--save is about texts, and .* is an index"),
+        (["--json", "nowhere/x.json"], "there is no folder"),
+    ):
+        status, _, err = run(capsys, "search", "m", index, "--query", "a", *extra)
+        assert status == 1
+        assert_one_line(err, pattern)
+    status, _, err = run(capsys, "search", "m", corpus, "--query", "a", "--save", index)
+    assert_one_line(err, "the folder exists and is not empty")
+    assert run(capsys, "search", "m", corpus)[0] == 2
+
+
 def test_retrieval(capsys, fake, tmp_path):
     pytest.importorskip("ir_measures")
     (tmp_path / "qrels").mkdir()

@@ -6,7 +6,7 @@ verb takes to its argparse parser; and `run(options)`. What is heavy is imported
 
 from types import ModuleType
 
-from sentpool.commands import compare, encode, geometry, info, probe, quantize, retrieval, sts, transfer
+from sentpool.commands import compare, encode, geometry, info, probe, quantize, retrieval, search, sts, transfer
 
 VERBS: dict[str, ModuleType] = {
     "sts": sts,
@@ -14,6 +14,7 @@ VERBS: dict[str, ModuleType] = {
     "geometry": geometry,
     "transfer": transfer,
     "retrieval": retrieval,
+    "search": search,
     "compare": compare,
     "encode": encode,
     "quantize": quantize,
