@@ -59,8 +59,8 @@ class SentenceEncoder:
 
     Examples
     --------
-    >>> model = SentenceEncoder("all-MiniLM-L6-v2/")                          # doctest: +SKIP
-    >>> model.encode(["A dog runs.", "A puppy is running."]).shape           # doctest: +SKIP
+    >>> model = SentenceEncoder("all-MiniLM-L6-v2/")
+    >>> model.encode(["A dog runs.", "A puppy is running."]).shape
     (2, 384)
     """
 
