@@ -28,8 +28,8 @@ class SentenceEncoder:
     Parameters
     ----------
     model_name_or_path : str or Path
-        A sentence-transformers folder, a plain Hugging Face folder of the BERT family, or (with the extra `hub`) a name on the hub.
-        A folder never touches the network.
+        A sentence-transformers folder, a plain Hugging Face folder of the BERT family, or (with the extra `hub`) a name
+        on the hub. A folder never touches the network.
     pooling : str, sequence of str or Pooling, optional
         Replaces everything behind the encoder; by default what the folder says or was trained with (SimCSE, Oh et al.
         2022), `mean` for a plain encoder. A pooling with parameters is one that the folder holds if given by name.
