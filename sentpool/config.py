@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sentpool.architectures import ARCHITECTURES, Architecture
+from sentpool.architectures import ARCHITECTURES, Architecture, StoredTensorShape
+from sentpool.errors import ModelFolderError
 from sentpool.fields import Fields
 
 # Beyond every published encoder, and small enough that no product of two of them overflows anything.
@@ -18,12 +20,16 @@ _LARGEST = {
     "intermediate_size": 1 << 20,
     "max_position_embeddings": 1 << 20,
     "type_vocab_size": 1 << 10,
+    "embedding_size": 1 << 16,
 }
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The shape of an encoder, in the field names of `config.json`."""
+    """The shape of an encoder, in the field names that `config.json` has in BERT.
+
+    `structure` holds the arguments of the core in which it differs from BERT.
+    """
 
     architecture: Architecture
     vocab_size: int
@@ -37,6 +43,8 @@ class EncoderConfig:
     hidden_act: str
     hidden_dropout_prob: float
     attention_probs_dropout_prob: float
+    embedding_size: int
+    structure: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> EncoderConfig:
@@ -50,38 +58,53 @@ class EncoderConfig:
         """
         fields = Fields.read(folder / "config.json")
         architecture = _architecture(fields)
-        sizes = {
-            name: fields.integer(name, architecture.defaults[name], maximum=largest)
-            for name, largest in _LARGEST.items()
-        }
-        rates = {
-            name: fields.number(name, architecture.defaults[name], minimum=0.0, below=1.0)
-            for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")
-        }
-        epsilon = fields.number("layer_norm_eps", architecture.defaults["layer_norm_eps"], minimum=0.0, below=1.0)
+        values = _Values(fields, architecture)
+        sizes = {name: values.size(name) for name in _LARGEST if name != "embedding_size"}
+        hidden = sizes["hidden_size"]
+        sizes["embedding_size"] = values.size("embedding_size") if "embedding_size" in architecture.defaults else hidden
+        rates = {name: values.number(name) for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+        epsilon = values.number("layer_norm_eps")
         if epsilon == 0.0:
-            raise fields.error("layer_norm_eps", "a number above 0")
-        activation = fields.choice("hidden_act", architecture.activations, architecture.defaults["hidden_act"])
-
-        heads, hidden = sizes["num_attention_heads"], sizes["hidden_size"]
-        if hidden % heads:
-            raise fields.error("num_attention_heads", f"a divisor of hidden_size, which is {hidden}")
-        if sizes["max_position_embeddings"] <= architecture.position_offset:
-            raise fields.error("max_position_embeddings", f"more than {architecture.position_offset}")
+            raise values.error("layer_norm_eps", "a number above 0")
+        activation = values.choice("hidden_act", architecture.activations)
+        if hidden % sizes["num_attention_heads"]:
+            raise values.error("num_attention_heads", f"a divisor of {values.name('hidden_size')}, which is {hidden}")
+        structure = architecture.structure(fields, sizes)
+        offset = structure.get("position_offset", 0)
+        if sizes["max_position_embeddings"] <= offset:
+            raise values.error("max_position_embeddings", f"more than {offset}")
         _refuse_what_is_not_done(fields, architecture)
-        return cls(architecture=architecture, hidden_act=activation, layer_norm_eps=epsilon, **sizes, **rates)
+        return cls(
+            architecture=architecture,
+            hidden_act=activation,
+            layer_norm_eps=epsilon,
+            structure=structure,
+            **sizes,
+            **rates,
+        )
 
     @property
     def max_tokens(self) -> int:
         """The longest text in tokens, special tokens included, for which there are positions."""
-        return self.max_position_embeddings - self.architecture.position_offset
+        return self.max_position_embeddings - self.structure.get("position_offset", 0)
+
+    @property
+    def relative_attention_num_buckets(self) -> int:
+        """Rows of the bias by relative position that all layers share."""
+        return self.structure.get("relative_buckets", 0)
+
+    def tensors(self) -> dict[str, StoredTensorShape]:
+        """Every tensor of this encoder, by canonical name."""
+        parts = {**self.structure, "token_types": self.type_vocab_size > 0}
+        return self.architecture.tensors(self.num_hidden_layers, parts)
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor of this encoder, by canonical name."""
-        return {
-            name: tuple(getattr(self, size) for size in fields)
-            for name, fields in self.architecture.tensor_fields(self.num_hidden_layers).items()
-        }
+        return {name: tuple(map(self._size, tensor.shape)) for name, tensor in self.tensors().items()}
+
+    def _size(self, text: str) -> int:
+        factor, _, name = text.rpartition(" x ")
+        return int(factor or 1) * getattr(self, name)
 
     def core_arguments(self) -> dict[str, Any]:
         """The keyword arguments of the core's `Model`."""
@@ -95,20 +118,49 @@ class EncoderConfig:
             "intermediate": self.intermediate_size,
             "layer_norm_eps": self.layer_norm_eps,
             "activation": self.architecture.activations[self.hidden_act],
-            "position_offset": self.architecture.position_offset,
+            **self.structure,
         }
+
+
+class _Values:
+    """The fields of `EncoderConfig` in the words of one family's `config.json`."""
+
+    def __init__(self, fields: Fields, architecture: Architecture) -> None:
+        self._fields, self._architecture = fields, architecture
+
+    def name(self, name: str) -> str:
+        return self._architecture.field_name(name) or name
+
+    def error(self, name: str, expected: str) -> ModelFolderError:
+        return self._fields.error(self.name(name), expected)
+
+    def size(self, name: str) -> int:
+        return self._read(name, lambda *field: self._fields.integer(*field, maximum=_LARGEST[name]))
+
+    def number(self, name: str) -> float:
+        return self._read(name, lambda *field: self._fields.number(*field, minimum=0.0, below=1.0))
+
+    def choice(self, name: str, allowed: Collection[str]) -> str:
+        return self._read(name, lambda field, default: self._fields.choice(field, allowed, default))
+
+    def _read(self, name: str, read: Callable[[str, Any], Any]) -> Any:
+        field, default = self._architecture.field_name(name), self._architecture.defaults[name]
+        return default if field is None else read(field, default)
 
 
 def _architecture(fields: Fields) -> Architecture:
     """The row of the table that `model_type` names or, in folders older than that field, the class names."""
+    rows = [row for row in ARCHITECTURES if row.marker is None or fields.has(row.marker)]
+    names = list(dict.fromkeys(row.model_type for row in rows))
     if fields.has("model_type"):
-        return ARCHITECTURES[fields.choice("model_type", ARCHITECTURES)]
+        model_type = fields.choice("model_type", names)
+        return next(row for row in rows if row.model_type == model_type)
     classes = fields.values.get("architectures")
     if isinstance(classes, list) and classes:
-        for row in ARCHITECTURES.values():
+        for row in rows:
             if all(isinstance(name, str) and name.startswith(row.class_prefix) for name in classes):
                 return row
-    raise fields.error("model_type", " or ".join(f'"{name}"' for name in ARCHITECTURES))
+    raise fields.error("model_type", " or ".join(f'"{name}"' for name in names))
 
 
 def _refuse_what_is_not_done(fields: Fields, architecture: Architecture) -> None:
@@ -119,5 +171,5 @@ def _refuse_what_is_not_done(fields: Fields, architecture: Architecture) -> None
     if fields.values.get("pruned_heads"):
         raise fields.error("pruned_heads", "none: every layer has num_attention_heads heads")
     own_code = fields.object("auto_map") if fields.has("auto_map") else None
-    if own_code is not None and own_code.has("AutoModel"):
+    if own_code is not None and not architecture.replaces_own_code and own_code.has("AutoModel"):
         raise own_code.error("AutoModel", "none: the encoder must not need code of its own")

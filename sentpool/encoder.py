@@ -28,8 +28,8 @@ class SentenceEncoder:
     Parameters
     ----------
     model_name_or_path : str or Path
-        A sentence-transformers folder, a plain Hugging Face BERT folder, or (with the extra `hub`) a name on the hub.
-        A folder never touches the network.
+        A sentence-transformers folder, a plain Hugging Face folder of the BERT family, or (with the extra `hub`) a name
+        on the hub. A folder never touches the network.
     pooling : str, sequence of str or Pooling, optional
         Replaces everything behind the encoder; by default what the folder says or was trained with (SimCSE, Oh et al.
         2022), `mean` for a plain encoder. A pooling with parameters is one that the folder holds if given by name.
@@ -59,8 +59,8 @@ class SentenceEncoder:
 
     Examples
     --------
-    >>> model = SentenceEncoder("all-MiniLM-L6-v2/")                          # doctest: +SKIP
-    >>> model.encode(["A dog runs.", "A puppy is running."]).shape           # doctest: +SKIP
+    >>> model = SentenceEncoder("all-MiniLM-L6-v2/")
+    >>> model.encode(["A dog runs.", "A puppy is running."]).shape
     (2, 384)
     """
 

@@ -145,7 +145,8 @@ def _encoder_config(folder: ModelFolder, all_layers: bool) -> dict[str, Any]:
     config = read_json(folder.transformer_path / "config.json")
     architecture = folder.config.architecture
     for name in ("mlp_only_train", "auto_map", "output_hidden_states"):
-        config.pop(name, None)
+        if name != "auto_map" or not architecture.replaces_own_code:  # others need the code
+            config.pop(name, None)
     config |= {"model_type": architecture.model_type, "architectures": [f"{architecture.class_prefix}Model"]}
     return config | ({"output_hidden_states": True} if all_layers else {})
 

@@ -159,10 +159,10 @@ def match(folder: Path, config: EncoderConfig, used: Collection[str] = ()) -> tu
             f"{where}: {_counted(unknown)} unknown to model_type {config.architecture.model_type!r} with "
             f"num_hidden_layers {config.num_hidden_layers}: {_listed(unknown)}"
         )
-    fields = config.architecture.tensor_fields(config.num_hidden_layers)
+    tensors = config.tensors()
     for name, stored in found.items():
         stored.check_dtype()
-        _check_shape(stored, shapes[name], fields[name])
+        _check_shape(stored, shapes[name], config.architecture.in_its_words(tensors[name].shape))
     return found, sorted(leftovers)
 
 
@@ -189,12 +189,22 @@ def load_into(core, folder: Path, config: EncoderConfig, used: Collection[str] =
         As `match`; also for a type other than F32, F16 and BF16, a file that ends too early, NaN or Inf.
     """
     tensors, _ = match(folder, config, used)
+    core_names = {name: tensor.core for name, tensor in config.tensors().items()}
     for name, stored in sorted(tensors.items(), key=lambda item: (item[1].path, item[1].offset)):
         for first_row, rows in stored.blocks():
             try:
-                core.load(name, first_row, rows)
+                _load_rows(core, core_names[name], stored.shape[0] // len(core_names[name]), first_row, rows)
             except ValueError as error:
                 raise ModelFolderError(f"{stored.path}: {error}") from error
+
+
+def _load_rows(core, names: tuple[str, ...], height: int, first_row: int, rows: np.ndarray) -> None:
+    """Load rows of a tensor in which the core's tensors of these names are stacked, each so high."""
+    while len(rows):
+        part, row = divmod(first_row, height)
+        count = min(height - row, len(rows))
+        core.load(names[part], row, rows[:count])
+        first_row, rows = first_row + count, rows[count:]
 
 
 def _source(folder: Path) -> tuple[_Format, Path]:

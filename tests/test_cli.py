@@ -173,6 +173,52 @@ def test_any_error_is_one_line(capsys, fake, monkeypatch, error, line):
         cli.main(["--traceback", "sts", "m"])
 
 
+def test_search(capsys, fake, tmp_path):
+    corpus, index = tmp_path / "corpus.txt", tmp_path / "index"
+    corpus.write_text("aaa\nbcd\naab\n")
+    options = ["--query", "aa", "--query", "xyz", "-k", 2, "--save", index, "--json", tmp_path / "x.json"]
+    status, out, err = run(capsys, "search", "m", corpus, *options)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "aa" and lines[1].split() == ["1.0000", "0", "aaa"] and lines[4] == "xyz"
+    assert re.fullmatch(r"model loaded in .* s, 3 texts encoded in .* s, 2 queries answered in .* s", lines[-3])
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert [hit["id"] for hit in found["results"][0]["hits"]] == [0, 2]
+    (tmp_path / "queries.txt").write_text("aa\n")
+    status, out, _ = run(capsys, "search", "m", index, "--queries", tmp_path / "queries.txt", "--metric", "euclidean")
+    assert (status, len(out.splitlines())) == (0, 6)
+    assert out.splitlines()[1].split() == ["-1.0000", "2", "aab"]
+    for extra, pattern in (
+        (["--save", tmp_path / "y"], "--save is about texts, and .* is an index"),
+        (["--json", "nowhere/x.json"], "there is no folder"),
+    ):
+        status, _, err = run(capsys, "search", "m", index, "--query", "a", *extra)
+        assert status == 1
+        assert_one_line(err, pattern)
+    status, _, err = run(capsys, "search", "m", corpus, "--query", "a", "--save", index)
+    assert_one_line(err, "the folder exists and is not empty")
+    assert run(capsys, "search", "m", corpus)[0] == 2
+
+
+def test_retrieval(capsys, fake, tmp_path):
+    pytest.importorskip("ir_measures")
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "aaa"}\n{"_id": "b", "title": "b", "text": "bcd"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "bbbb"}\n')
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tb\t1\n")
+    options = ["--measures", "RR,P@1", "--query-prompt", "", "--json", tmp_path / "x.json"]
+    status, out, err = run(capsys, "retrieval", "m", tmp_path, *options)
+    assert (status, err) == (0, "")
+    assert re.search(r"^RR +1\.0000 +1\.0000 +1\.0000$", out, re.M)
+    assert [call["sentences"] for call in FakeEncoder.seen] == [["bbbb"], ["aaa", "b bcd"]]
+    assert json.loads((tmp_path / "x.json").read_text())["measures"] == {"RR": 1.0, "P@1": 1.0}
+    status, _, err = run(capsys, "retrieval", "m", tmp_path, "--split", "dev")
+    assert status == 1
+    assert_one_line(err, r"has no qrels/dev\.tsv; there are the splits test")
+    status, _, err = run(capsys, "retrieval", "m", "nowhere")
+    assert_one_line(err, "retrieval folder 'nowhere' does not exist")
+
+
 def test_encode_writes_a_row_per_line(capsys, fake, tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.npy"
     source.write_bytes("\ufeffab\r\n\na line of text\u2028still the same\nlast".encode())

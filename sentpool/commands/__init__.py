@@ -6,13 +6,15 @@ verb takes to its argparse parser; and `run(options)`. What is heavy is imported
 
 from types import ModuleType
 
-from sentpool.commands import compare, encode, geometry, info, probe, quantize, sts, transfer
+from sentpool.commands import compare, encode, geometry, info, probe, quantize, retrieval, search, sts, transfer
 
 VERBS: dict[str, ModuleType] = {
     "sts": sts,
     "probe": probe,
     "geometry": geometry,
     "transfer": transfer,
+    "retrieval": retrieval,
+    "search": search,
     "compare": compare,
     "encode": encode,
     "quantize": quantize,

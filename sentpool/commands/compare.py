@@ -11,7 +11,7 @@ EXAMPLE = "sentpool compare minilm.json bert.json --aggregation wmean --json com
 
 
 def arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("a", metavar="A.json", help="a result that sts, probe or transfer saved")
+    verb.add_argument("a", metavar="A.json", help="a result that sts, probe, transfer or retrieval saved")
     verb.add_argument("b", metavar="B.json", help="another one of the same kind; gaps are A - B")
     verb.add_argument("--aggregation", choices=("all", "mean", "wmean"), default="all", help="default: %(default)s")
     verb.add_argument("--coefficient", choices=("spearman", "pearson"), default="spearman", help="default: %(default)s")

@@ -2,12 +2,14 @@
 
 from sentpool.evaluation.comparison import Comparison, compare
 from sentpool.evaluation.correlation import pearson, spearman
+from sentpool.evaluation.document_retrieval import retrieval
 from sentpool.evaluation.geometry_result import GeometryResult
 from sentpool.evaluation.layer_geometry import geometry
 from sentpool.evaluation.layer_probe import probe
 from sentpool.evaluation.layer_ranking import LayersResult, layers
 from sentpool.evaluation.probe_result import ProbeResult
 from sentpool.evaluation.report import STSResult
+from sentpool.evaluation.retrieval_result import RetrievalResult
 from sentpool.evaluation.sample import sample_folder
 from sentpool.evaluation.similarity_tasks import sts
 from sentpool.evaluation.space_geometry import alignment, uniformity
@@ -19,6 +21,7 @@ __all__ = [
     "GeometryResult",
     "LayersResult",
     "ProbeResult",
+    "RetrievalResult",
     "STSResult",
     "TransferResult",
     "alignment",
@@ -27,6 +30,7 @@ __all__ = [
     "layers",
     "pearson",
     "probe",
+    "retrieval",
     "sample_folder",
     "spearman",
     "sts",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sentpool.checks import one_of
-from sentpool.evaluation import probe_result, report, transfer_result
+from sentpool.evaluation import probe_result, report, retrieval_result, transfer_result
 from sentpool.evaluation.correlation import pearson, spearman
 from sentpool.evaluation.intervals import task_replicates
 from sentpool.evaluation.plain_tables import cut, number, page_as_html, page_as_text, pandas_module
@@ -20,6 +20,7 @@ from sentpool.evaluation.probe_result import ProbeResult
 from sentpool.evaluation.protocol import Difference, differences, label
 from sentpool.evaluation.report import COEFFICIENTS, STANDARD_SEVEN, Aggregates, STSResult, restored_nan, write_json
 from sentpool.evaluation.resampling import mean_replicates
+from sentpool.evaluation.retrieval_result import RetrievalResult
 from sentpool.evaluation.saved_result import reading, saved_class
 from sentpool.evaluation.significance import Bootstrap, bootstrap_p, holm, percentile_interval, williams
 from sentpool.evaluation.tables import AVERAGE, percent
@@ -52,7 +53,7 @@ def compare(
 
     Parameters
     ----------
-    a, b : STSResult, ProbeResult, TransferResult, or path of a file that one of them saved
+    a, b : STSResult, ProbeResult, TransferResult, RetrievalResult, or path of a file that one of them saved
         Both of one kind. Of a probe every row is compared, without a test: it keeps no cosines.
     aggregation : {"all", "mean", "wmean"}
         Of the subsets of an STS task, as in `STSResult`.
@@ -78,9 +79,12 @@ def compare(
 
     Examples
     --------
-    >>> first = evaluation.sts(model, "data/sts")                                   # doctest: +SKIP
-    >>> second = evaluation.sts(model, "data/sts", pooling="first_last")            # doctest: +SKIP
-    >>> evaluation.compare(first, second).to_frame()[["diff", "low", "high"]]       # doctest: +SKIP
+    >>> first = evaluation.sts(model, evaluation.sample_folder(), pooling="mean")
+    >>> second = evaluation.sts(model, evaluation.sample_folder(), pooling="first_last")
+    >>> comparison = evaluation.compare(first, second)
+    >>> [difference.words for difference in comparison.differences]
+    ['pooling: mean and first_last']
+    >>> comparison.to_frame()[["diff", "low", "high"]]                  # doctest: +SKIP
     """
     one_of("aggregation", aggregation, Aggregates._fields)
     one_of("coefficient", coefficient, COEFFICIENTS)
@@ -133,7 +137,7 @@ class Comparison:
     notes : list of str
         What to keep in mind.
     measure, items : str
-        What was compared, and what it is computed from: "pairs" or "texts".
+        What was compared, and what it is computed from: "pairs", "texts" or "queries".
     bootstrap : Bootstrap
     """
 
@@ -414,8 +418,41 @@ class _TwoTransfers:
             yield row
 
 
-_PAIRS = {STSResult: _TwoSTS, ProbeResult: _TwoProbes, TransferResult: _TwoTransfers}
-_SAVED = {report.FORMAT: STSResult, probe_result.FORMAT: ProbeResult, transfer_result.FORMAT: TransferResult}
+class _TwoRetrievals:
+    """Rows of two retrieval results, one per measure."""
+
+    measure, items = "mean over the queries", "queries"
+
+    def __init__(
+        self, a: RetrievalResult, b: RetrievalResult, aggregation: str, coefficient: str, bootstrap: Bootstrap
+    ) -> None:
+        self.a, self.b, self.bootstrap = a, b, bootstrap
+        self.notes: list[str] = []
+        self.paired = a.queries == b.queries
+        if not self.paired:
+            self.notes.append("Nothing is tested: the two were made on different queries.")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for name in (name for name in self.a if name in self.b):
+            row = _row(name, "", len(self.a.queries), self.a[name], self.b[name])
+            if self.paired:
+                values = np.stack([self.a.per_query[name], self.b.per_query[name]])
+                row |= _tested(np.subtract(*mean_replicates(values, self.bootstrap)), self.bootstrap)
+            yield row
+
+
+_PAIRS = {
+    STSResult: _TwoSTS,
+    ProbeResult: _TwoProbes,
+    TransferResult: _TwoTransfers,
+    RetrievalResult: _TwoRetrievals,
+}
+_SAVED = {
+    report.FORMAT: STSResult,
+    probe_result.FORMAT: ProbeResult,
+    transfer_result.FORMAT: TransferResult,
+    retrieval_result.FORMAT: RetrievalResult,
+}
 
 
 def _result(name: str, value):
@@ -424,8 +461,8 @@ def _result(name: str, value):
         return saved_class(value, _SAVED).load(value)
     if type(value) not in _PAIRS:
         raise TypeError(
-            f"{name} is {type(value).__name__}: expected what evaluation.sts, probe or transfer returned, or the path "
-            "of a file saved from it"
+            f"{name} is {type(value).__name__}: expected what evaluation.sts, probe, transfer or retrieval returned, "
+            "or the path of a file saved from it"
         )
     return value
 

@@ -101,7 +101,9 @@ def _pooling_of(result) -> str:
 
 def _settings(a, b) -> Iterator[Difference]:
     """Every other setting that is recorded, known to us or not."""
-    sides = [{**result.versions, **result.model, **result.encoding} for result in (a, b)]
+    sides = [
+        {**result.versions, **result.model, **result.encoding, **getattr(result, "protocol", {})} for result in (a, b)
+    ]
     ours = all("kernels" in result.model for result in (a, b))
     for name in dict.fromkeys([*sides[0], *sides[1]]):
         values = [side.get(name) for side in sides]

@@ -12,6 +12,7 @@ import numpy as np
 
 from sentpool.atomic_folder import check_folder, replacing_folder
 from sentpool.checks import one_of, positive_integer, sentence_list
+from sentpool.encoder import SentenceEncoder
 from sentpool.errors import shown, warn
 from sentpool.evaluation.embedding import describe_model, embed
 from sentpool.search.exact import (
@@ -52,9 +53,9 @@ class SearchIndex:
 
     Examples
     --------
-    >>> index = SearchIndex.build(["A cat sleeps.", "Stocks fell."], model)      # doctest: +SKIP
-    >>> ids, scores = index.search("financial news", k=1)                       # doctest: +SKIP
-    >>> index.texts[ids[0]]                                                     # doctest: +SKIP
+    >>> index = SearchIndex.build(["A cat sleeps.", "Stocks fell."], model)
+    >>> ids, scores = index.search("financial news", k=1)
+    >>> index.texts[ids[0]]
     'Stocks fell.'
     >>> index.save("news.index")                                                # doctest: +SKIP
     >>> SearchIndex.load("news.index", model)                                   # doctest: +SKIP
@@ -135,6 +136,7 @@ class SearchIndex:
             Texts are encoded by the model.
         k : int, default 10
         threads : int, optional
+            Of the search, and of a SentenceEncoder.
         **encode_options
             Passed to ``model.encode`` for texts, such as ``prompt_name="query"``.
 
@@ -148,11 +150,11 @@ class SearchIndex:
         TypeError, ValueError
             As `sentpool.search.search`; texts without a model.
         """
-        k, threads = positive_integer("k", k), resolve(threads)
-        queries, single = self._query_vectors(queries, encode_options)
+        k = positive_integer("k", k)
+        queries, single = self._query_vectors(queries, threads, encode_options)
         check_widths(queries, self.dimension)
         best = search_pieces(
-            queries, (piece for part in self._parts for piece in pieces_of(part)), k, self.metric, threads
+            queries, (piece for part in self._parts for piece in pieces_of(part)), k, self.metric, resolve(threads)
         )
         return Found(best.ids[0], best.scores[0]) if single else best
 
@@ -173,7 +175,7 @@ class SearchIndex:
         OSError
             Writing fails; nothing is left behind.
         """
-        check_folder(path, overwrite=overwrite, may_replace=_why_not_replaced)
+        check_saving(path, overwrite=overwrite)
         manifest = {
             "format": FORMAT,
             "metric": self.metric,
@@ -251,13 +253,15 @@ class SearchIndex:
         texts = "no texts" if self.texts is None else "with texts"
         return f"SearchIndex({len(self):,} vectors of {self.dimension}, {texts}, metric={self.metric!r})"
 
-    def _query_vectors(self, queries, encode_options) -> tuple[np.ndarray, bool]:
+    def _query_vectors(self, queries, threads: int | None, encode_options: dict) -> tuple[np.ndarray, bool]:
         listed = (
             queries if isinstance(queries, (str, np.ndarray)) or not isinstance(queries, Iterable) else list(queries)
         )
         first = listed if isinstance(listed, str) else next(iter(listed), None) if isinstance(listed, list) else None
         if isinstance(first, str) or (isinstance(listed, np.ndarray) and listed.dtype.kind in "UO"):
             texts, single = sentence_list(listed)
+            if isinstance(self.model, SentenceEncoder):
+                encode_options = {"threads": threads} | encode_options
             return _embedded(self._required_model("queries"), texts, encode_options), single
         if encode_options:
             raise TypeError(f"{', '.join(encode_options)}: vectors need no encoding, only texts take such options")
@@ -302,6 +306,11 @@ def _read_texts(path: Path) -> list[str]:
     if wrong is not None:
         raise ValueError(f"line {wrong} of {path.name} is {shown(texts[wrong - 1])}, not a string")
     return texts
+
+
+def check_saving(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raise what `SearchIndex.save` would raise before it writes anything."""
+    check_folder(path, overwrite=overwrite, may_replace=_why_not_replaced)
 
 
 def _why_not_replaced(target: Path) -> str | None:

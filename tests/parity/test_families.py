@@ -1,0 +1,136 @@
+"""Every layer's states of every encoder family against transformers, over random configurations of odd sizes."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from sentpool import _core, weights  # noqa: E402
+from sentpool.config import EncoderConfig  # noqa: E402
+
+pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
+
+VOCABULARY = 97
+SEEDS = range(3)
+ACTIVATIONS = ["gelu", "gelu_new", "relu", "silu", "gelu_fast", "gelu_pytorch_tanh"]
+# The classes by model_type; Nomic-BERT came with transformers 5.
+CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "distilbert": "DistilBert",
+    "mpnet": "MPNet",
+    "electra": "Electra",
+    "albert": "Albert",
+    "modernbert": "ModernBert",
+    "nomic_bert": "NomicBert",
+}
+
+
+def own_fields(family: str, seed: int, rng: random.Random, hidden: int, layers: int, eps: float) -> dict:
+    """What only this family's configuration has."""
+    if family == "modernbert":
+        return {
+            **{f"{name}_token_id": id for id, name in enumerate(("pad", "bos", "eos"))},
+            **{f"{name}_token_id": id for id, name in enumerate(("cls", "sep"), 1)},
+            "num_hidden_layers": max(layers, 3),
+            "norm_eps": eps,
+            "norm_bias": seed % 2 == 1,
+            "attention_bias": seed % 3 == 1,
+            "mlp_bias": seed % 3 == 2,
+            "local_attention": rng.choice([2, 6, 10, 32, 128]),
+            "global_attn_every_n_layers": rng.choice([1, 2, 3]),
+            "local_rope_theta": rng.choice([10000.0, 500.0]),
+            "attn_implementation": "eager",
+        }
+    own = {"layer_norm_eps": eps}
+    if family in ("electra", "albert"):
+        own["embedding_size"] = rng.choice([hidden, 17, 200])
+    if family == "albert":
+        own["num_hidden_groups"] = min(1 + seed, layers)
+    if family in ("bert", "electra"):
+        own["type_vocab_size"] = 3
+    if family in ("roberta", "xlm-roberta", "camembert"):
+        own |= {"type_vocab_size": 1 + seed % 2, "pad_token_id": (1, 0, 5)[seed % 3]}
+    return own
+
+
+def random_encoder(family: str, seed: int):
+    """An encoder of transformers with random weights, biases and norms among them."""
+    rng, name = random.Random(f"{family} {seed}"), CLASSES[family]
+    if not hasattr(transformers, f"{name}Model"):
+        pytest.skip(f"this transformers has no {name}Model")
+    heads, layers = rng.choice([1, 2, 3, 5, 7]), rng.randint(1, 5)
+    hidden = heads * rng.choice([4, 8, 12, 22, 36])
+    fields = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "intermediate_size": rng.choice([5, 31, 100, 300]),
+        "max_position_embeddings": rng.choice([20, 70, 300]),
+        "initializer_range": min(0.2, 1.5 / hidden**0.5),  # what is far from chaotic
+    }
+    fields |= own_fields(family, seed, rng, hidden, layers, rng.choice([1e-12, 1e-5]))
+    act = {"distilbert": "activation", "modernbert": "hidden_activation"}.get(family, "hidden_act")
+    fields[act] = ACTIVATIONS[(seed + len(family)) % len(ACTIVATIONS)]
+    if family == "distilbert":
+        fields["hidden_dim"] = fields.pop("intermediate_size")
+        del fields["layer_norm_eps"]
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**fields)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 1:  # transformers begins with ones and zeros
+            torch.nn.init.normal_(parameter, float(parameter.mean() > 0.5), 0.2)
+    return model
+
+
+def their_states(model, ids: np.ndarray) -> np.ndarray:
+    """(L + 1, T, H); the last one after the final layer norm where there is one."""
+    with torch.no_grad():
+        out = model(
+            torch.from_numpy(ids[None].astype(np.int64)),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            output_hidden_states=True,
+        )
+    return np.stack([*(state[0].numpy() for state in out.hidden_states[:-1]), out.last_hidden_state[0].numpy()])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("family", CLASSES)
+def test_states_of_every_layer(tmp_path, family, seed):
+    """From one token to the maximum; ids at random, among them the padding token, which shifts positions of RoBERTa."""
+    theirs = random_encoder(family, seed)
+    theirs.save_pretrained(tmp_path)
+    config = EncoderConfig.read(tmp_path)
+    assert config.architecture.model_type == family
+    ours = _core.Model(**config.core_arguments())
+    weights.load_into(ours, tmp_path, config)
+    ours.finish()
+    rng = np.random.default_rng(seed)
+    for length in (1, 2, 7, 17, 40, config.max_tokens):
+        ids = rng.integers(0, VOCABULARY, min(length, config.max_tokens)).astype(np.int32)
+        expected = their_states(theirs, ids)
+        found = ours.hidden_states(ids, [0, len(ids)])
+        assert found.shape == expected.shape
+        for layer, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert np.abs(one - other).max() <= 2e-5 * np.abs(other).max(), (length, layer)
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_defaults_are_those_of_transformers(tmp_path, family):
+    config_class = getattr(transformers, f"{CLASSES[family]}Config", None)
+    if config_class is None:
+        pytest.skip(f"this transformers has no {CLASSES[family]}Config")
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{family}"}}', encoding="utf-8")
+    ours, theirs = EncoderConfig.read(tmp_path), config_class()
+    for name in ours.architecture.defaults:
+        field = ours.architecture.field_name(name)
+        if field is not None:
+            assert getattr(ours, name) == getattr(theirs, field), name
