@@ -89,10 +89,14 @@ def optimise(job: Job) -> None:
 
 def quantize(job: Job) -> None:
     """Both graphs with weights in int8 and activations quantised as they come."""
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # Shape inference does not know the optimised graph's own nodes.
+    options = {"DefaultTensorType": onnx.TensorProto.FLOAT}
 
     for graph in ("raw", "optimised"):
         path = job.exported / f"{graph}.onnx"
         quantised = job.exported / f"{graph}-int8.onnx"
-        quantize_dynamic(path, quantised, weight_type=QuantType.QInt8)
+        quantize_dynamic(path, quantised, weight_type=QuantType.QInt8, extra_options=options)
         quantised.replace(path)
