@@ -42,4 +42,9 @@ PEERS = (
     Peer("onnxruntime int8", "onnxruntime", "int8", *_ONNXRUNTIME, 0.5),
     Peer("ctranslate2 int8", "ctranslate2", "int8", *_CTRANSLATE2, 0.5),
 )
+TRAINERS = (
+    Peer("sentpool", "sentpool_training", "fp32", *_SENTPOOL, 0.0),
+    Peer("torch", "torch_training", "fp32", ("torch", "transformers"), "import torch, transformers", 0.0),
+    Peer("torch bf16", "torch_training", "bf16", ("torch", "transformers"), "import torch, transformers", 0.0),
+)
 BY_NAME = {peer.name: peer for peer in PEERS}
