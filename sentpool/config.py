@@ -102,6 +102,14 @@ class EncoderConfig:
         """The shape of every tensor of this encoder, by canonical name."""
         return {name: tuple(map(self._size, tensor.shape)) for name, tensor in self.tensors().items()}
 
+    def core_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor by the name that the core has for it."""
+        return {
+            name: (rows // len(tensor.core), *cols)
+            for tensor, (rows, *cols) in zip(self.tensors().values(), self.tensor_shapes().values(), strict=True)
+            for name in tensor.core
+        }
+
     def _size(self, text: str) -> int:
         factor, _, name = text.rpartition(" x ")
         return int(factor or 1) * getattr(self, name)

@@ -28,8 +28,8 @@ class SentenceEncoder:
     Parameters
     ----------
     model_name_or_path : str or Path
-        A sentence-transformers folder, a plain Hugging Face folder of the BERT family, or (with the extra `hub`) a name on the hub.
-        A folder never touches the network.
+        A sentence-transformers folder, a plain Hugging Face folder of the BERT family, or (with the extra `hub`) a name
+        on the hub. A folder never touches the network.
     pooling : str, sequence of str or Pooling, optional
         Replaces everything behind the encoder; by default what the folder says or was trained with (SimCSE, Oh et al.
         2022), `mean` for a plain encoder. A pooling with parameters is one that the folder holds if given by name.
@@ -74,7 +74,7 @@ class SentenceEncoder:
         if pooling is None and self.folder.notice:
             warn(self.folder.notice)
         self.pooling = self.folder.pooling if pooling is None else pooling
-        self._open(precision.saved(self.folder.transformer_path, wanted, self.folder.config.tensor_shapes()) or wanted)
+        self._open(precision.saved(self.folder.transformer_path, wanted, self.folder.config.core_shapes()) or wanted)
 
     def _open(self, wanted: precision.Precision) -> None:
         """Load the weights in a precision, int8 after a look at what its layers read if nothing is known of that."""
