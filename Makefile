@@ -16,7 +16,7 @@ PYTHON_FOLDERS := setup.py sentpool tests tools benchmarks
 COPIED := csrc sentpool tests tools setup.py pyproject.toml README.md LICENSE NOTICE CONTRIBUTING.md CHANGELOG.md $(wildcard .blis)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build parity asan werror lint format bench wheel clean python
+.PHONY: help demo test build parity asan werror lint format docs bench wheel clean python
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -60,6 +60,9 @@ format: $(VENV)/dev ## let ruff and clang-format rewrite the sources
 	@$(PY) -m ruff format $(PYTHON_FOLDERS)
 	@$(VENV)/bin/clang-format -i $(C_FILES)
 
+docs: build $(VENV)/docs ## the documentation as HTML in build/docs; warnings are errors
+	@$(PY) -m sphinx -q -W --keep-going -b html docs build/docs
+
 bench: export SENTPOOL_KERNELS = 1
 bench: build $(VENV)/demo ## the benchmarks, about an hour (benchmarks/README.md)
 	@$(PY) benchmarks/run.py $(ARGS)
@@ -81,6 +84,9 @@ $(VENV)/sentpool: pyproject.toml
 
 $(VENV)/dev: pyproject.toml | build
 	@$(PIP_INSTALL) --editable ".[dev]" && touch $@
+
+$(VENV)/docs: pyproject.toml | build
+	@$(PIP_INSTALL) --editable ".[docs]" && touch $@
 
 $(VENV)/parity: pyproject.toml | build
 	@$(PIP_INSTALL) "$(TORCH)" && $(PIP_INSTALL) --editable ".[parity]" && touch $@

@@ -8,9 +8,8 @@ import time
 import warnings
 from collections.abc import Callable
 
-import machine
 import results
-from settings import Settings, read_settings
+from settings import Settings
 
 
 def run(settings: Settings) -> dict:
@@ -85,15 +84,5 @@ def table(content: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    settings = read_settings(__doc__)
-    if warning := machine.idle_warning():
-        print(warning)
-    content = run(settings)
-    path = results.record(settings, "probe", content)
-    print(table(content))
-    print(f"\nsaved: {path}")
-
-
 if __name__ == "__main__":
-    main()
+    results.run_alone(__doc__, "probe", run, table)

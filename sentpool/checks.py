@@ -71,6 +71,26 @@ def one_of(name: str, value: object, allowed: tuple) -> None:
     raise ValueError(f"{name} is {shown(value)}; it must be {' or '.join(map(repr, allowed))}")
 
 
+def matrix(name: str, vectors) -> np.ndarray:
+    """One vector or several as rows, in float32 unless they are no real numbers, which the core refuses by name.
+
+    Raises
+    ------
+    ValueError
+        If there are more than two dimensions, or finite numbers beyond float32.
+    """
+    array = np.asarray(vectors)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} must be a vector or a matrix, not an array of {array.ndim} dimensions")
+    if array.dtype.kind != "f" or array.dtype == np.float32:
+        return np.atleast_2d(array)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    if np.isinf(narrow).any() and np.isfinite(array).all():
+        raise ValueError(f"{name} holds numbers beyond the range of float32; scale it first")
+    return np.atleast_2d(narrow)
+
+
 def sentence_list(sentences: object) -> tuple[list[str], bool]:
     """The sentences as a list, and whether a single string was given.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sentpool import _core, precision
-from sentpool.checks import one_of, positive_integer, seed, sentence_list
+from sentpool.checks import matrix, one_of, positive_integer, seed, sentence_list
 from sentpool.config_report import versions
 from sentpool.encoding_run import Dropout, EncodeInfo, EncodingRun
 from sentpool.errors import shown, warn
@@ -20,6 +20,7 @@ from sentpool.layer_states import LayerStates, filling
 from sentpool.pooling import Pooling, SbertWk
 from sentpool.pooling.layers import token_poolings
 from sentpool.threads import resolve
+from sentpool.trained_weights import put_tensors, trained_tensors, training_record
 
 
 class SentenceEncoder:
@@ -59,8 +60,8 @@ class SentenceEncoder:
 
     Examples
     --------
-    >>> model = SentenceEncoder("all-MiniLM-L6-v2/")                          # doctest: +SKIP
-    >>> model.encode(["A dog runs.", "A puppy is running."]).shape           # doctest: +SKIP
+    >>> model = SentenceEncoder("all-MiniLM-L6-v2/")
+    >>> model.encode(["A dog runs.", "A puppy is running."]).shape
     (2, 384)
     """
 
@@ -74,6 +75,7 @@ class SentenceEncoder:
         if pooling is None and self.folder.notice:
             warn(self.folder.notice)
         self.pooling = self.folder.pooling if pooling is None else pooling
+        self._trained: dict | None = None  # what a Trainer did to the weights
         self._open(precision.saved(self.folder.transformer_path, wanted, self.folder.config.core_shapes()) or wanted)
 
     def _open(self, wanted: precision.Precision) -> None:
@@ -184,10 +186,10 @@ class SentenceEncoder:
     def save_pretrained(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a model folder that `SentenceEncoder(path)` opens to the same bits.
 
-        It holds the encoder's weights byte for byte as the model's own folder stores them, its tokenizer, the pooling
-        in use, `max_seq_length` and prompts as they are now. sentence-transformers opens it too, to the same vectors,
-        where its modules suffice: token poolings, averages and weighted sums of layers, heads of `Dense` and
-        `Normalize`. A folder with another pooling it refuses.
+        It holds the encoder's weights, byte for byte as the model's own folder stores them or, once trained, in
+        float32; its tokenizer, the pooling in use, `max_seq_length` and prompts as they are now. sentence-transformers
+        opens it too, to the same vectors, where its modules suffice: token poolings, averages and weighted sums of
+        layers, heads of `Dense` and `Normalize`. A folder with another pooling it refuses.
 
         Parameters
         ----------
@@ -215,12 +217,13 @@ class SentenceEncoder:
         """What is needed to get the same vectors again, ready for JSON.
 
         Reads the weight files once more for their SHA-256; it is None, with a warning, for a file that has changed
-        since it was opened.
+        since it was opened. Of a model that was trained since, `trained` says how, with the SHA-256 of its weights.
         """
         return {
             "model": str(self.folder.path),
             "weights_sha256": self.folder.weight_hashes(),
             "tokenizer_sha256": self.folder.tokenizer.sha256(),
+            **training_record(self._trained, self._core),
             "pooling": str(self.pooling),
             "max_seq_length": self.max_seq_length,
             "truncate_dim": self.folder.truncate_dim,
@@ -250,16 +253,19 @@ class SentenceEncoder:
             "max_seq_length": self.max_seq_length,
             "dtype": str(self.precision),
             **({} if self.precision.quality is None else {"quality": str(self.precision.quality)}),
+            **({} if self._trained is None else {"trained_steps": self._trained["steps"]}),
         }
 
     def __reduce__(self):
-        # Workers of joblib, Ray or multiprocessing read the folder themselves: no weights travel between processes.
+        # Workers of joblib, Ray or multiprocessing read the folder themselves: only weights that were trained since
+        # travel between processes.
         return _reopen, (
             str(self.folder.path),
             self.pooling,
             self.max_seq_length,
             dict(self.prompts),
             self.precision,
+            None if self._trained is None else (self._trained, trained_tensors(self._core)),
         )
 
     # ---- vectors ---------------------------------------------------------------------------------------------
@@ -622,7 +628,7 @@ class SentenceEncoder:
         ndarray, float32, shape (n, m)
         """
         metric = self.folder.similarity_fn_name
-        return _core.similarity(_matrix("a", a), _matrix("b", b), metric, resolve(None))
+        return _core.similarity(matrix("a", a), matrix("b", b), metric, resolve(None))
 
     def similarity_pairwise(self, a, b) -> np.ndarray:
         """Vector i of `a` against vector i of `b`, both (n, d), as `similarity` does.
@@ -632,7 +638,7 @@ class SentenceEncoder:
         ndarray, float32, shape (n,)
         """
         metric = self.folder.similarity_fn_name
-        return _core.similarity_pairwise(_matrix("a", a), _matrix("b", b), metric).astype(np.float32)
+        return _core.similarity_pairwise(matrix("a", a), matrix("b", b), metric).astype(np.float32)
 
     # ---- small decisions ---------------------------------------------------------------------------------------
 
@@ -669,26 +675,21 @@ def _check_device(device: object) -> None:
         raise ValueError(f"device is {shown(device)}; sentpool runs on the CPU: pass None or 'cpu'")
 
 
-def _matrix(name: str, vectors) -> np.ndarray:
-    array = np.asarray(vectors)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"{name} must be a vector or a matrix, not an array of {array.ndim} dimensions")
-    if array.dtype.kind != "f" or array.dtype == np.float32:
-        return np.atleast_2d(array)
-    with np.errstate(over="ignore"):
-        narrow = array.astype(np.float32)
-    if np.isinf(narrow).any() and np.isfinite(array).all():
-        raise ValueError(f"{name} holds numbers beyond the range of float32; scale it first")
-    return np.atleast_2d(narrow)
-
-
 def _reopen(
-    path: str, pooling: Pooling, max_seq_length: int, prompts: dict[str, str], wanted: precision.Precision
+    path: str,
+    pooling: Pooling,
+    max_seq_length: int,
+    prompts: dict[str, str],
+    wanted: precision.Precision,
+    trained: tuple | None,
 ) -> SentenceEncoder:
     model = SentenceEncoder.__new__(SentenceEncoder)
     model.folder = open_folder(Path(path))  # a Path is never looked up on the hub
     model.pooling = pooling
     model._open(wanted)
+    model._trained, tensors = trained or (None, None)
+    if trained is not None:
+        put_tensors(model._core, tensors)
     model.max_seq_length = max_seq_length
     model.prompts.clear()
     model.prompts.update(prompts)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sentpool import weights
 from sentpool._version import __version__
 from sentpool.atomic_folder import check_folder, replacing_folder
@@ -22,6 +24,7 @@ from sentpool.pooling import Pooling, from_config
 from sentpool.tensor_file import StoredTensor
 from sentpool.tensor_writer import size_in_bytes, write_safetensors
 from sentpool.tokenizer_kinds import FILES
+from sentpool.trained_weights import trained_tensors
 
 # What is left over on a disk: small files, and what file systems keep for themselves.
 _SPARE_BYTES = 1 << 20
@@ -34,7 +37,11 @@ def save_model(model, path, *, overwrite: bool) -> None:
     modules = modules_of(_saveable(model), folder.config)
     settings = _model_settings(model)
     folder.require_unchanged()
-    tensors, _ = weights.match(folder.transformer_path, folder.config, folder.head_tensors)
+    tensors: Mapping[str, StoredTensor | np.ndarray]
+    if model._trained is None:
+        tensors, _ = weights.match(folder.transformer_path, folder.config, folder.head_tensors)
+    else:
+        tensors = trained_tensors(model._core)
     tokenizer_files = [file for file in (folder.transformer_path / name for name in FILES) if is_there(file)]
     try:
         with replacing_folder(path, overwrite=overwrite, may_replace=why_not_replaced) as new:
@@ -45,7 +52,7 @@ def save_model(model, path, *, overwrite: bool) -> None:
             for file in tokenizer_files:
                 shutil.copyfile(file, new / file.name)
             model.precision.save(new)
-            _write_json(new / "config.json", _encoder_config(folder, needs_all_layers(modules)))
+            _write_json(new / "config.json", _encoder_config(model, needs_all_layers(modules)))
             # Last: before, there is a folder that does not open, not one that opens as another model.
             write_safetensors(new / "model.safetensors", tensors)
             folder.require_unchanged()
@@ -86,7 +93,7 @@ def _saveable(model) -> Pooling:
 
 
 def _require_space(
-    new: Path, tensors: Mapping[str, StoredTensor], modules: list[ModuleFiles], files: list[Path]
+    new: Path, tensors: Mapping[str, StoredTensor | np.ndarray], modules: list[ModuleFiles], files: list[Path]
 ) -> None:
     arrays = [array for module in modules for file in module.arrays.values() for array in file.values()]
     needed = sum(map(size_in_bytes, [*tensors.values(), *arrays])) + _SPARE_BYTES
@@ -140,9 +147,13 @@ def _transformer_settings(model) -> dict[str, Any]:
     }
 
 
-def _encoder_config(folder: ModelFolder, all_layers: bool) -> dict[str, Any]:
+def _encoder_config(model, all_layers: bool) -> dict[str, Any]:
     """The `config.json` of the source, of an encoder alone."""
+    folder: ModelFolder = model.folder
     config = read_json(folder.transformer_path / "config.json")
+    if model._trained is not None:
+        for name in {"dtype", "torch_dtype"} & config.keys():
+            config[name] = "float32"
     architecture = folder.config.architecture
     for name in ("mlp_only_train", "auto_map", "output_hidden_states"):
         if name != "auto_map" or not architecture.replaces_own_code:  # others need the code

@@ -69,3 +69,19 @@ def test_the_search_runs(examples, minilm, tmp_path, monkeypatch):
     exec(example, names)  # noqa: S102
     assert names["ids"][:, 0].tolist() == [0, 1]
     assert names["index"].search("a pet on furniture", k=3).ids[0] == 1
+
+
+def test_the_training_runs(examples, minilm, data_dir, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("Agg")
+    import sentpool
+
+    (example,) = (text for text in examples if "sentpool.Trainer" in text)
+    lines = (data_dir / "nli" / "snli_dev_triplets.csv").read_text(encoding="utf-8").splitlines(keepends=True)[:5]
+    (tmp_path / "nli.csv").write_text("".join(lines), encoding="utf-8")
+    for name, path in {"data/nli.csv": "nli.csv", "data/sts": sentpool.evaluation.sample_folder()}.items():
+        example = example.replace(repr(name).replace("'", '"'), repr(str(path)))
+    triplets = [("a cat", "a kitten", "a stone"), ("it rains", "rain falls", "it is dry")]
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(sentpool.SentpoolWarning, match="was published with the pooling"):
+        exec(example, {"sentpool": sentpool, "model": sentpool.SentenceEncoder(minilm), "triplets": triplets})  # noqa: S102
+    assert (tmp_path / "scores.png").exists() and (tmp_path / "run" / "last").is_dir()

@@ -36,4 +36,9 @@ PEERS = (
     Peer("openvino bf16", "openvino", "bf16", *_OPENVINO, 2e-2),
     Peer("torch bf16", "sentence_transformers", "bf16", *_SENTENCE_TRANSFORMERS, 2e-2),
 )
+TRAINERS = (
+    Peer("sentpool", "sentpool_training", "fp32", *_SENTPOOL, 0.0),
+    Peer("torch", "torch_training", "fp32", ("torch", "transformers"), "import torch, transformers", 0.0),
+    Peer("torch bf16", "torch_training", "bf16", ("torch", "transformers"), "import torch, transformers", 0.0),
+)
 BY_NAME = {peer.name: peer for peer in PEERS}

@@ -6,7 +6,7 @@ verb takes to its argparse parser; and `run(options)`. What is heavy is imported
 
 from types import ModuleType
 
-from sentpool.commands import compare, encode, geometry, info, probe, quantize, retrieval, search, sts, transfer
+from sentpool.commands import compare, encode, geometry, info, probe, quantize, retrieval, search, sts, train, transfer
 
 VERBS: dict[str, ModuleType] = {
     "sts": sts,
@@ -16,6 +16,7 @@ VERBS: dict[str, ModuleType] = {
     "retrieval": retrieval,
     "search": search,
     "compare": compare,
+    "train": train,
     "encode": encode,
     "quantize": quantize,
     "info": info,

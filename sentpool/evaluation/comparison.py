@@ -79,9 +79,12 @@ def compare(
 
     Examples
     --------
-    >>> first = evaluation.sts(model, "data/sts")                                   # doctest: +SKIP
-    >>> second = evaluation.sts(model, "data/sts", pooling="first_last")            # doctest: +SKIP
-    >>> evaluation.compare(first, second).to_frame()[["diff", "low", "high"]]       # doctest: +SKIP
+    >>> first = evaluation.sts(model, evaluation.sample_folder(), pooling="mean")
+    >>> second = evaluation.sts(model, evaluation.sample_folder(), pooling="first_last")
+    >>> comparison = evaluation.compare(first, second)
+    >>> [difference.words for difference in comparison.differences]
+    ['pooling: mean and first_last']
+    >>> comparison.to_frame()[["diff", "low", "high"]]                  # doctest: +SKIP
     """
     one_of("aggregation", aggregation, Aggregates._fields)
     one_of("coefficient", coefficient, COEFFICIENTS)

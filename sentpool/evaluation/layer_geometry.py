@@ -129,8 +129,9 @@ def geometry(
 
     Examples
     --------
-    >>> result = evaluation.geometry(model, "data/sts", after="whitening")          # doctest: +SKIP
-    >>> result.uniformity, result.at(6, "cls")["isoscore"]                          # doctest: +SKIP
+    >>> result = evaluation.geometry(model, evaluation.sample_folder(), tokens="mean", token_measures=False)
+    >>> result.at(6, "mean")["mean_cosine"] < result.at(0, "mean")["mean_cosine"]
+    True
     >>> evaluation.geometry(model.encode(sentences), positives=[[0, 1], [2, 3]])    # doctest: +SKIP
     """
     began = time.perf_counter()

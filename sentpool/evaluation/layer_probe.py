@@ -79,8 +79,9 @@ def probe(
 
     Examples
     --------
-    >>> result = evaluation.probe(model, "data/sts")                                   # doctest: +SKIP
-    >>> result.best(3)                                                                 # doctest: +SKIP
+    >>> result = evaluation.probe(model, evaluation.sample_folder())
+    >>> [best["tokens"] for best in result.best(1)]
+    ['mean']
     >>> result.heat_map("cls")                                                         # doctest: +SKIP
     >>> evaluation.probe(model, "data/sts", {"ours": trained}).plot_layer_weights()    # doctest: +SKIP
     """

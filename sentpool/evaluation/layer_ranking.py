@@ -105,15 +105,11 @@ class LayersResult:
     findings : list of dict
         One per token pooling and measure that differs between layers:
 
-        tokens, measure : str
-        better : {"higher", "lower", None}
-            What the measure's authors take to be better; None where they take no side.
-        rank_correlation : float
-            Spearman's, of measure and score over the ``layers`` (how many) where both are defined.
-        layer, score : int, float
-            Where the measure is best, and the score there; None and nan where `better` is None.
-        best_layer, best_score : int, float
-            The layer with the highest score.
+        - ``tokens``, ``measure``.
+        - ``better``: "higher" or "lower", what the measure's authors take to be better; None where they take no side.
+        - ``rank_correlation``: Spearman's, of measure and score over the ``layers`` (how many) where both are defined.
+        - ``layer``, ``score``: where the measure is best, and the score there; None and nan where `better` is None.
+        - ``best_layer``, ``best_score``: the layer with the highest score.
     scored : list of str
         The tasks over which the score is the average.
     protocol : dict

@@ -28,16 +28,11 @@ class ProbeResult:
     rows : list of dict
         One per pooling, task and aggregation; ``pandas.DataFrame(result.rows)`` is tidy. Keys:
 
-        tokens : str
-            The token pooling, several joined by "+".
-        layers : int or str
-            A single layer, 0 being the embedding output; or the name of an average of layers; "model" for the model's
-            own pooling; or the name of a pooling that was passed.
-        task : str
-        pairs : int
-        aggregation : {"all", "mean", "wmean"}
-        spearman, pearson : float
-            In [-1, 1], nan where undefined; the tables show them ×100.
+        - ``tokens``: the token pooling, several joined by "+".
+        - ``layers``: a single layer, 0 being the embedding output; or the name of an average of layers; "model" for the
+          model's own pooling; or the name of a pooling that was passed.
+        - ``task``, ``pairs``, ``aggregation`` ("all", "mean" or "wmean").
+        - ``spearman``, ``pearson``: in [-1, 1], nan where undefined; the tables show them ×100.
     layer_weights : dict of str to dict
         By name of a `LayerAttention` pooling and task: "mean" and "sd" (over the task's distinct "sentences") of the
         attention ā that each layer 0 … L gets.

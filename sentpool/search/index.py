@@ -53,9 +53,9 @@ class SearchIndex:
 
     Examples
     --------
-    >>> index = SearchIndex.build(["A cat sleeps.", "Stocks fell."], model)      # doctest: +SKIP
-    >>> ids, scores = index.search("financial news", k=1)                       # doctest: +SKIP
-    >>> index.texts[ids[0]]                                                     # doctest: +SKIP
+    >>> index = SearchIndex.build(["A cat sleeps.", "Stocks fell."], model)
+    >>> ids, scores = index.search("financial news", k=1)
+    >>> index.texts[ids[0]]
     'Stocks fell.'
     >>> index.save("news.index")                                                # doctest: +SKIP
     >>> SearchIndex.load("news.index", model)                                   # doctest: +SKIP
