@@ -180,7 +180,8 @@ def agreeing(
             say(f"  {worker.peer.name}, left out: {error}")
             continue
         say(f"  {worker.peer.name}: {report.settings_text(chosen)}; differs from sentpool by {difference:.1e}")
-        agreed[worker] = {"settings": chosen, "difference": difference}
+        lowest = float((embeddings * reference).sum(1).min())
+        agreed[worker] = {"settings": chosen, "difference": difference, "lowest_cosine": lowest}
     return agreed, left_out
 
 

@@ -18,13 +18,10 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 
-# Okabe and Ito's colours, told apart by every eye; bfloat16 is hatched besides.
-OWN, FLOAT32, BFLOAT16, GRID = "#0072B2", "#E69F00", "#BBBBBB", "#DDDDDD"
-BARS = {
-    "own": {"facecolor": OWN},
-    "fp32": {"facecolor": FLOAT32},
-    "bf16": {"facecolor": BFLOAT16, "edgecolor": "white", "hatch": "///"},
-}
+# Okabe and Ito's colours, told apart by every eye: ours and the others'; precision is told by hatching.
+OWN, OTHERS, GRID = "#0072B2", "#E69F00", "#DDDDDD"
+HATCHES = {"fp32": {}, "bf16": {"edgecolor": "white", "hatch": "///"}, "int8": {"edgecolor": "white", "hatch": "..."}}
+
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -75,7 +72,7 @@ def kernels(results: dict) -> plt.Figure:
     figure, axes = _panels(len(isas), height=3.0)
     for axis, (isa, entries) in zip(axes, isas.items(), strict=True):
         counts = list(dict.fromkeys(entry["rows"] for entry in entries))
-        for engine, name, colour, marker in (("panel", "panel kernel", OWN, "o"), ("blis", "BLIS", FLOAT32, "s")):
+        for engine, name, colour, marker in (("panel", "panel kernel", OWN, "o"), ("blis", "BLIS", OTHERS, "s")):
             shares = [100 * report.kernel_rates(entries, rows, engine)[1] for rows in counts]
             axis.plot(counts, shares, marker=marker, color=colour, label=name)
         axis.set_xscale("log", base=2)
@@ -109,9 +106,10 @@ def _bars(axis, values: dict[str, list[float]], ratios: dict[str, float], peers:
     longest = max(map(max, values.values()))
     for place, name in enumerate(names):
         median = statistics.median(values[name])
-        kind = "own" if name == "sentpool" else peers[name]["precision"]
+        colour = OWN if name.startswith("sentpool") else OTHERS
+        hatch = HATCHES[peers[name]["precision"].split()[0]]
         spread = _spread([values[name]], [median])
-        axis.barh(place, median, **BARS[kind], xerr=spread, ecolor="#444444", capsize=2, height=0.75)
+        axis.barh(place, median, facecolor=colour, **hatch, xerr=spread, ecolor="#444444", capsize=2, height=0.75)
         ahead = f"   ({ratios[name]:.3g}×)" if name in ratios else ""
         axis.text(max(values[name]) + 0.02 * longest, place, label.format(median) + ahead, va="center")
     axis.set_yticks(range(len(names)), names)
@@ -141,10 +139,11 @@ def _finish(figure: plt.Figure, what: str, results: dict, section: str) -> plt.F
     quick = "  (quick run: no numbers to keep)" if found["quick"] else ""
     figure.suptitle(f"{what}\n{results['machine']['cpu']}{threads}, {found['date'][:10]}{quick}", x=0.01, ha="left")
     if section == "encode":
-        names = {"own": "sentpool, float32", "fp32": "others, float32", "bf16": "others, bfloat16"}
-        patches = [Patch(**BARS[kind], label=name) for kind, name in names.items()]
-        note = Patch(alpha=0, label="(1.5×): sentpool is 1.5 times as fast")
-        figure.legend(handles=[*patches, note], loc="outside lower left", ncols=4, frameon=False)
+        patches = [Patch(facecolor=OWN, label="sentpool"), Patch(facecolor=OTHERS, label="others")]
+        names = {"bf16": "bfloat16", "int8": "int8"}
+        patches += [Patch(facecolor="#888888", **HATCHES[kind], label=name) for kind, name in names.items()]
+        note = Patch(alpha=0, label="(1.5×): sentpool in float32 is 1.5 times as fast")
+        figure.legend(handles=[*patches, note], loc="outside lower left", ncols=5, frameon=False)
     return figure
 
 

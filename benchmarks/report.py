@@ -31,10 +31,12 @@ def latencies(entry: dict, peer: str) -> list[float]:
     return [1e3 * done["median"] for done in entry["peers"][peer]["rounds"]]
 
 
-def ratios(entry: dict) -> dict[str, float]:
-    """How many times as fast as each other peer sentpool is, by medians."""
-    own = statistics.median(rates(entry, "sentpool"))
-    return {name: own / statistics.median(rates(entry, name)) for name in entry["peers"] if name != "sentpool"}
+def ratios(entry: dict, own: str = "sentpool") -> dict[str, float]:
+    """How many times as fast as each other peer `own` is, by medians; nothing where it did not run."""
+    if own not in entry["peers"]:
+        return {}
+    rate = statistics.median(rates(entry, own))
+    return {name: rate / statistics.median(rates(entry, name)) for name in entry["peers"] if name != own}
 
 
 def latency_ratios(entry: dict) -> dict[str, float]:
@@ -84,7 +86,9 @@ def encode_tables(content: dict) -> str:
 
 
 def _throughput(entry: dict, peers: dict) -> str:
-    rows = [("", "texts/s", "best", "spread", "GFLOP/s", "% of peak", "best", "FMA peak", "differs", "settings")]
+    rows = [
+        ("", "texts/s", "best", "spread", "GFLOP/s", "% of peak", "best", "FMA peak", "differs", "cosine", "settings")
+    ]
     for name, result in entry["peers"].items():
         speeds, shares = rates(entry, name), [100 * share for share in peak_shares(entry, name)]
         median = statistics.median(speeds)
@@ -101,6 +105,7 @@ def _throughput(entry: dict, peers: dict) -> str:
                 f"{max(shares):.1f}" if comparable else "-",
                 _range([peak for done in result["passes"] for peak in done["peaks"]]),
                 f"{result['difference']:.0e}",
+                f"{result['lowest_cosine']:.5f}" if "lowest_cosine" in result else "-",
                 settings_text(result["settings"]),
             )
         )
@@ -162,6 +167,10 @@ def _ratio_tables(content: dict) -> str:
     speeds = {title(entry): ratios(entry) for entry in content["throughput"]}
     times = {entry["model"]: latency_ratios(entry) for entry in content["latency"]}
     parts = [_ratio_table("sentpool in float32 is so many times as fast as", speeds, precision, min)]
+    for own in ("sentpool bf16", "sentpool int8", "sentpool int8 fast"):
+        low = {title(entry): ratios(entry, own) for entry in content["throughput"]}
+        if any(low.values()):
+            parts.append(_ratio_table(f"{own} is so many times as fast as", low, precision, min))
     if times:
         parts.append(_ratio_table("sentpool's time for one sentence, as a part of that of", times, precision, max))
     return "\n\n".join(parts)

@@ -78,7 +78,8 @@ class Worker:
 
 def job(peer: Peer, model: Model, settings: Settings, threads: int) -> dict:
     """The arguments of `open` and `prepare`."""
-    exported = settings.cache / "exported" / model.key / peer.module
+    form = f"{peer.module}-int8" if peer.precision.startswith("int8") else peer.module
+    exported = settings.cache / "exported" / model.key / form
     return {
         "module": peer.module,
         "folder": str(model.path),

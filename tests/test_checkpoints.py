@@ -30,7 +30,7 @@ from folder_checks import MODES, edit_module, refused
 from sentpool import SentenceEncoder
 from sentpool.errors import ModelFolderError, SentpoolWarning
 from sentpool.folder import open_folder
-from sentpool.model_info import describe
+from sentpool.model_info import inspect_model
 from sentpool.pooling import Dense, LayerAttention, Layers, Pooling, WeightedLayer
 
 TEXTS = ["the cat sat on the mat", "a big dog", "", "unhappy running ! the dog"]
@@ -311,12 +311,12 @@ def test_an_mlp_that_is_not_finite(tmp_path, name):
 
 
 def test_the_folder_says_what_it_holds(tmp_path):
-    text = describe(simcse_folder(tmp_path / "simcse"))
+    text = str(inspect_model(simcse_folder(tmp_path / "simcse")))
     assert "pooling         cls\n" in text
     assert "dense 24→24 tanh" in text
     assert "unused tensors  none" in text
     assert "notice " in text
-    text = describe(attention_folder(tmp_path / "attention"))
+    text = str(inspect_model(attention_folder(tmp_path / "attention")))
     assert "LayerAttention" in text
     assert "notice" not in text
 

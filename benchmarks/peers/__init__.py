@@ -13,7 +13,7 @@ class Peer(NamedTuple):
     precision: str
     packages: tuple[str, ...]  # what pip must install for it
     imports: str  # the statement that a user's program begins with
-    tolerance: float  # largest difference to sentpool's embeddings (of length 1) that counts as the same model
+    tolerance: float  # largest difference to sentpool's float32 embeddings (of length 1) that counts as the same model
     only: str = ""  # the one model that it can run
 
 
@@ -33,8 +33,14 @@ PEERS = (
     Peer("torch", "sentence_transformers", "fp32", *_SENTENCE_TRANSFORMERS, 1e-5),
     # Weights in float16 and GELU by its tanh formula: nearly the same function, and faster to compute.
     Peer("fasttextembed", "fasttextembed", "fp32", *_FASTTEXTEMBED, 1e-3, "small 12-layer shape"),
+    Peer("sentpool bf16", "sentpool", "bf16", *_SENTPOOL, 2e-2),
     Peer("openvino bf16", "openvino", "bf16", *_OPENVINO, 2e-2),
     Peer("torch bf16", "sentence_transformers", "bf16", *_SENTENCE_TRANSFORMERS, 2e-2),
+    # What int8 costs is part of the result: the lowest cosine stands beside the speed.
+    Peer("sentpool int8", "sentpool", "int8", *_SENTPOOL, 0.5),
+    Peer("sentpool int8 fast", "sentpool", "int8 fast", *_SENTPOOL, 0.5),
+    Peer("onnxruntime int8", "onnxruntime", "int8", *_ONNXRUNTIME, 0.5),
+    Peer("ctranslate2 int8", "ctranslate2", "int8", *_CTRANSLATE2, 0.5),
 )
 TRAINERS = (
     Peer("sentpool", "sentpool_training", "fp32", *_SENTPOOL, 0.0),

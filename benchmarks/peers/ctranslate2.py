@@ -1,4 +1,4 @@
-"""CTranslate2 in float32; it runs the network, pooling is NumPy's."""
+"""CTranslate2 in float32 or int8; it runs the network, pooling is NumPy's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Encoder(BatchEncoder):
         return ctranslate2.Encoder(
             str(self.job.exported),
             device="cpu",
-            compute_type="float32",
+            compute_type={"fp32": "float32", "int8": "int8"}[self.job.precision],
             inter_threads=streams,
             intra_threads=max(1, self.job.threads // streams),
         )

@@ -5,12 +5,19 @@ from __future__ import annotations
 from peers.base import Job
 from sentpool import SentenceEncoder
 
+PRECISIONS = {
+    "fp32": {},
+    "bf16": {"dtype": "bfloat16"},
+    "int8": {"dtype": "int8"},
+    "int8 fast": {"dtype": "int8", "int8": "fast"},
+}
+
 
 class Encoder:
     """`SentenceEncoder.encode` with its defaults."""
 
     def __init__(self, job: Job) -> None:
-        self.model = SentenceEncoder(job.folder)
+        self.model = SentenceEncoder(job.folder, **PRECISIONS[job.precision])
         self.threads = job.threads
 
     @staticmethod

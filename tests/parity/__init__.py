@@ -1,0 +1,1 @@
+"""The same names as in the tests beside this folder, compared with torch and transformers."""
