@@ -90,20 +90,29 @@ void sp_linear_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, 
 	}
 }
 
+/* All groups of a part of the weight, which is in the cache from one to the next. */
+static void weight_rows(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy, const float *x,
+                        int64_t ldx, const struct sp_groups *groups)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	for (int64_t g = 0; g < groups->n; g++) {
+		int64_t start = groups->cuts[g], T = groups->cuts[g + 1] - start;
+		struct sp_panel_a a = {dy + start * lddy, lddy, 1};
+		struct sp_panel_b b = {x + start * ldx, kernels->nr, ldx};
+		kernels->gemm_add(dweight->data, dweight->cols, a, b, dweight->rows, dweight->cols, T);
+		if (dbias)
+			kernels->columns_add(dbias, dy + start * lddy, lddy, NULL, 0, T, dweight->rows);
+	}
+}
+
 void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy,
                                const float *x, int64_t ldx, const struct sp_groups *groups, struct sp_team *team)
 {
-	const struct sp_kernels *kernels = sp_runtime()->kernels;
 	int64_t out = dweight->rows, in = dweight->cols, first, end;
-	while (sp_team_take(team, (out + WEIGHT_ROWS - 1) / WEIGHT_ROWS, 1, &first, &end)) {
-		int64_t row = first * WEIGHT_ROWS, rows = end * WEIGHT_ROWS < out ? end * WEIGHT_ROWS - row : out - row;
-		for (int64_t g = 0; g < groups->n; g++) {
-			int64_t start = groups->cuts[g], T = groups->cuts[g + 1] - start;
-			const float *dy_group = dy + start * lddy + row;
-			kernels->gemm_add(dweight->data + row * in, in, (struct sp_panel_a){dy_group, lddy, 1},
-			                  (struct sp_panel_b){x + start * ldx, kernels->nr, ldx}, rows, in, T);
-			if (dbias)
-				kernels->columns_add(dbias + row, dy_group, lddy, NULL, 0, T, rows);
+	while (sp_team_take(team, (out + WEIGHT_ROWS - 1) / WEIGHT_ROWS, 1, &first, &end))
+		for (int64_t row = first * WEIGHT_ROWS; row < end * WEIGHT_ROWS && row < out; row += WEIGHT_ROWS) {
+			int64_t rows = out - row < WEIGHT_ROWS ? out - row : WEIGHT_ROWS;
+			struct sp_matrix part = {.data = dweight->data + row * in, .rows = rows, .cols = in};
+			weight_rows(&part, dbias ? dbias + row : NULL, dy + row, lddy, x, ldx, groups);
 		}
-	}
 }
