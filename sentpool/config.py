@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sentpool.architectures import ARCHITECTURES, Architecture, StoredTensorShape
 from sentpool.errors import ModelFolderError
 from sentpool.fields import Fields
@@ -109,6 +111,10 @@ class EncoderConfig:
             for tensor, (rows, *cols) in zip(self.tensors().values(), self.tensor_shapes().values(), strict=True)
             for name in tensor.core
         }
+
+    def as_stored(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The core's tensors, by its names, as this family stores them, by canonical name."""
+        return {name: np.concatenate([arrays[part] for part in tensor.core]) for name, tensor in self.tensors().items()}
 
     def _size(self, text: str) -> int:
         factor, _, name = text.rpartition(" x ")

@@ -15,11 +15,13 @@ from fabricate import write_json
 from fabricate_families import CONFIGS, family_folder, family_tensors
 from folder_checks import refused
 from numpy_families import Encoder
+from safetensors.numpy import load_file
 from test_bits import environments
 
 import sentpool
 from sentpool import SentenceEncoder, _core
 from sentpool.config import EncoderConfig
+from sentpool.trained_weights import put_tensors, trained_tensors
 
 every_family = pytest.mark.parametrize("family", CONFIGS)
 HERE = Path(__file__).resolve().parent
@@ -173,6 +175,21 @@ def test_saved_and_opened_again(tmp_path, family):
     written = json.loads((tmp_path / "saved" / "config.json").read_text())
     # Nomic-BERT's hub folders open elsewhere by their code alone
     assert ("auto_map" in written) == (family == "nomic_bert own code")
+
+
+@every_family
+def test_trained_weights_are_saved_as_the_family_stores_them(tmp_path, family):
+    """The same numbers with a step's change in them, under the names and in the stacks of the source."""
+    model = SentenceEncoder(family_folder(tmp_path / "source", family))
+    changed = {name: array * np.float32(1.25) for name, array in trained_tensors(model._core).items()}
+    put_tensors(model._core, changed)
+    model._trained = {"steps": 1}
+    model.save_pretrained(tmp_path / "saved")
+    stored = family_tensors(json.loads((tmp_path / "source" / "config.json").read_text()))
+    written = load_file(tmp_path / "saved" / "model.safetensors")
+    assert written.keys() == stored.keys()
+    assert all(np.array_equal(written[name], array * np.float32(1.25)) for name, array in stored.items())
+    assert SentenceEncoder(tmp_path / "saved").encode(SENTENCES).tobytes() == model.encode(SENTENCES).tobytes()
 
 
 @pytest.mark.parametrize(
