@@ -10,6 +10,7 @@ from sentpool._version import __version__
 if TYPE_CHECKING:
     from sentpool import evaluation, plotting, pooling, search, training
     from sentpool.config_report import show_config
+    from sentpool.embedding_precision import quantize_embeddings
     from sentpool.encoder import EncodeInfo, SentenceEncoder
     from sentpool.errors import ModelFolderError, SentpoolWarning
     from sentpool.layer_states import LayerStates
@@ -30,6 +31,7 @@ __all__ = [
     "get_num_threads",
     "plotting",
     "pooling",
+    "quantize_embeddings",
     "search",
     "set_num_threads",
     "show_config",
@@ -47,6 +49,7 @@ _HOMES = {
     "SentpoolWarning": "sentpool.errors",
     "Trainer": "sentpool.training",
     "get_num_threads": "sentpool.threads",
+    "quantize_embeddings": "sentpool.embedding_precision",
     "set_num_threads": "sentpool.threads",
     "show_config": "sentpool.config_report",
 }

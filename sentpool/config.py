@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sentpool.architectures import ARCHITECTURES, Architecture, StoredTensorShape
 from sentpool.errors import ModelFolderError
 from sentpool.fields import Fields
@@ -101,6 +103,18 @@ class EncoderConfig:
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor of this encoder, by canonical name."""
         return {name: tuple(map(self._size, tensor.shape)) for name, tensor in self.tensors().items()}
+
+    def core_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor by the name that the core has for it."""
+        return {
+            name: (rows // len(tensor.core), *cols)
+            for tensor, (rows, *cols) in zip(self.tensors().values(), self.tensor_shapes().values(), strict=True)
+            for name in tensor.core
+        }
+
+    def as_stored(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The core's tensors, by its names, as this family stores them, by canonical name."""
+        return {name: np.concatenate([arrays[part] for part in tensor.core]) for name, tensor in self.tensors().items()}
 
     def _size(self, text: str) -> int:
         factor, _, name = text.rpartition(" x ")

@@ -13,6 +13,7 @@ import numpy as np
 from sentpool import _core, precision
 from sentpool.checks import matrix, one_of, positive_integer, seed, sentence_list
 from sentpool.config_report import versions
+from sentpool.embedding_precision import PRECISIONS, quantize_embeddings
 from sentpool.encoding_run import Dropout, EncodeInfo, EncodingRun
 from sentpool.errors import shown, warn
 from sentpool.folder import open_folder
@@ -76,7 +77,7 @@ class SentenceEncoder:
             warn(self.folder.notice)
         self.pooling = self.folder.pooling if pooling is None else pooling
         self._trained: dict | None = None  # what a Trainer did to the weights
-        self._open(precision.saved(self.folder.transformer_path, wanted, self.folder.config.tensor_shapes()) or wanted)
+        self._open(precision.saved(self.folder.transformer_path, wanted, self.folder.config.core_shapes()) or wanted)
 
     def _open(self, wanted: precision.Precision) -> None:
         """Load the weights in a precision, int8 after a look at what its layers read if nothing is known of that."""
@@ -311,7 +312,8 @@ class SentenceEncoder:
             A text put before every sentence, or the name of one of `prompts`.
         output_value : {"sentence_embedding", "token_embeddings"}
             "token_embeddings" gives one array (T, H) per sentence: the last layer's states.
-        precision : "float32"
+        precision : {"float32", "int8", "uint8", "binary", "ubinary"}
+            See `sentpool.quantize_embeddings`. Ranges of int8 and uint8 are those of these very sentences.
         convert_to_numpy : bool, default True
             If False, a list of vectors instead of one array.
         convert_to_tensor : False
@@ -326,7 +328,7 @@ class SentenceEncoder:
         Returns
         -------
         ndarray, float32, shape (n, d)
-            Shape (d,) for a single str. See `output_value` and `convert_to_numpy` for the other forms.
+            Shape (d,) for a single str. See `output_value`, `precision` and `convert_to_numpy` for the other forms.
 
         Raises
         ------
@@ -342,20 +344,22 @@ class SentenceEncoder:
             raise ValueError(
                 "convert_to_tensor is True; sentpool gives NumPy arrays: torch.from_numpy(model.encode(…))"
             )
-        one_of("precision", precision, ("float32",))
+        one_of("precision", precision, PRECISIONS)
         one_of("output_value", output_value, ("sentence_embedding", "token_embeddings"))
         chosen = self.pooling if pooling is None else self._checked_pooling(pooling)
         texts, single = sentence_list(sentences)
         run = self._run(texts, prompt, prompt_name, batch_size, threads, show_progress_bar, on_truncate)
         if output_value == "token_embeddings":
-            if normalize_embeddings or truncate_dim is not None or pooling is not None:
+            if normalize_embeddings or truncate_dim is not None or pooling is not None or precision != "float32":
                 raise ValueError(
-                    "output_value is 'token_embeddings', to which normalize_embeddings, truncate_dim and pooling do "
-                    "not apply; leave them out"
+                    "output_value is 'token_embeddings', to which normalize_embeddings, truncate_dim, pooling and "
+                    "precision do not apply; leave them out"
                 )
             vectors = [states[0] for states in run.hidden_states(first_layer=self.n_layers)]
         else:
             vectors = self._pooled(run, chosen, normalize_embeddings, truncate_dim)
+            if precision != "float32":
+                vectors = quantize_embeddings(vectors, precision)
         if _info is not None:
             _info.append(run.info())
         if single:

@@ -83,7 +83,7 @@ class MaskedLanguageModel:
             )
         self._activation, self._eps = head.activation, head.eps
         self.store = ParameterStore.of(head.parameters)
-        self._d_words = np.zeros(folder.config.tensor_shapes()[WORDS], np.float32)
+        self._d_words = np.zeros(folder.config.core_shapes()[WORDS], np.float32)
         self._mask_id, self._special = _special_tokens(folder, len(self._d_words))
         self._total, self._losses = 0, []
 

@@ -90,7 +90,7 @@ def read_head(folder: Path, config: EncoderConfig, seed: int) -> MLMHead:
     ModelFolderError
         If the folder's head is not whole, does not fit the encoder, or holds NaN or Inf.
     """
-    vocabulary, width = config.tensor_shapes()[WORDS]
+    vocabulary, width = config.core_shapes()[WORDS]
     shapes = {
         "dense.weight": (width, config.hidden_size),
         "dense.bias": (width,),

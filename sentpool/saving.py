@@ -41,7 +41,7 @@ def save_model(model, path, *, overwrite: bool) -> None:
     if model._trained is None:
         tensors, _ = weights.match(folder.transformer_path, folder.config, folder.head_tensors)
     else:
-        tensors = trained_tensors(model._core)
+        tensors = folder.config.as_stored(trained_tensors(model._core))
     tokenizer_files = [file for file in (folder.transformer_path / name for name in FILES) if is_there(file)]
     try:
         with replacing_folder(path, overwrite=overwrite, may_replace=why_not_replaced) as new:

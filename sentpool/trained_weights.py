@@ -11,7 +11,7 @@ from sentpool import _core
 
 
 def trained_tensors(core) -> dict[str, np.ndarray]:
-    """Every tensor of the encoder as it is now, float32, by its canonical name.
+    """Every tensor of the encoder as it is now, float32, by the core's name.
 
     Parameters
     ----------

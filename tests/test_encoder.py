@@ -327,7 +327,7 @@ def test_counts_are_positive_integers(model, name, value, error):
         ({"pooling": 3}, TypeError, "pooling must be a name"),
         ({"pooling": []}, TypeError, "pooling must be a name"),
         ({"on_truncate": "explode"}, ValueError, "on_truncate is 'explode'; it must be 'ignore' or 'warn' or 'raise'"),
-        ({"precision": "int4"}, ValueError, "precision is 'int4'; it must be 'float32'"),
+        ({"precision": "int4"}, ValueError, "precision is 'int4'; it must be 'float32' or 'int8'"),
         ({"output_value": "tokens"}, ValueError, "output_value is 'tokens'"),
         ({"convert_to_tensor": True}, ValueError, "convert_to_tensor is True; .*torch.from_numpy"),
         ({"device": "cuda"}, ValueError, "device is 'cuda'; .*pass None or 'cpu'"),
@@ -335,7 +335,7 @@ def test_counts_are_positive_integers(model, name, value, error):
         ({"prompt_name": ["x"]}, ValueError, r"prompt_name is \['x'\]; the model's prompts are: none"),
         ({"threads": 2**70}, ValueError, "threads is 1180.*; it must be a positive integer below"),
         ({"batch_size": 2**70}, ValueError, "batch_size is 1180"),
-        ({"output_value": "token_embeddings", "truncate_dim": 3}, ValueError, "truncate_dim and pooling do not apply"),
+        ({"output_value": "token_embeddings", "truncate_dim": 3}, ValueError, "truncate_dim, pooling and prec"),
         ({"normalise": True}, TypeError, r"encode\(\) got an unexpected keyword argument 'normalise'"),
     ],
 )

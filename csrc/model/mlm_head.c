@@ -29,6 +29,7 @@ struct mlm_run {
 	float *dt, *dz, *norm; /* [m, E]; norm = t before gamma and beta */
 	float *logits;         /* of a block */
 	float *scratch;        /* of all ranks, for weights' gradients */
+	float *last_words;     /* the end of the word table, from a multiple of SP_KC on, with room behind it */
 	struct block *blocks;
 	int64_t *cuts;
 	int64_t n_blocks;
@@ -92,6 +93,30 @@ static double row_loss(float *logits, const struct sp_mlm_job *job, int32_t labe
 	return sp_log64((double)sum) + (double)max - (double)logit;
 }
 
+/* dt = dlogits words, by the contract of panel.c with the word table as it lies: a block of k is in the cache for all rows.
+ * Ranks split the columns. */
+static void states_backward(struct mlm_run *run, const struct block *block, struct sp_team *team)
+{
+	const struct sp_kernels *kernels = sp_runtime()->kernels;
+	const struct sp_mlm_head *head = run->job->head;
+	int64_t V = head->V, E = head->E, nr = kernels->nr, first, end;
+	while (sp_team_take(team, (E + nr - 1) / nr, 1, &first, &end)) {
+		int64_t column = first * nr, columns = (end * nr < E ? end * nr : E) - column;
+		float *dt = run->dt + block->row * E + column;
+		for (int64_t v = 0; v < V && !over(run, team); v += SP_KC) {
+			int64_t k = V - v < SP_KC ? V - v : SP_KC;
+			const float *words = v + k < V ? head->words + v * E : run->last_words;
+			struct sp_panel_a a = {run->logits + v, V, 0};
+			struct sp_panel_b b = {words + column, nr, E};
+			if (v == 0)
+				kernels->gemm(dt, E, a, b, NULL, block->rows, columns, k);
+			else
+				kernels->gemm_add(dt, E, a, b, block->rows, columns, k);
+		}
+		sp_count_panel_calls(1);
+	}
+}
+
 /* Losses of a block's rows; the gradients of t, of the word table and of its bias. */
 static void decode(struct mlm_run *run, const struct block *block, struct sp_team *team)
 {
@@ -104,8 +129,7 @@ static void decode(struct mlm_run *run, const struct block *block, struct sp_tea
 	while (sp_team_take(team, block->rows, 1, &first, &end))
 		for (int64_t i = first; i < end && !over(run, team); i++)
 			job->losses[block->row + i] = row_loss(run->logits + i * V, job, job->labels[block->row + i]);
-	product(run, run->dt + block->row * E, (struct sp_strided){run->logits, V, 1},
-	        (struct sp_strided){head->words, E, 1}, block->rows, E, V, COLUMN_GRAIN, team);
+	states_backward(run, block, team);
 	struct sp_matrix dwords = {.data = job->gradients->words, .rows = V, .cols = E};
 	struct sp_groups groups = over(run, team) ? (struct sp_groups){0} : block->groups;
 	sp_linear_backward_weight(&dwords, job->gradients->bias, run->logits, V, t, E, &groups, scratch_of(run, team),
@@ -171,7 +195,8 @@ static int prepare(struct mlm_run *run, int threads)
 	if (!run->blocks || !run->cuts)
 		return 0;
 	int64_t rows = cut_blocks(run);
-	run->x = sp_floats(m * H + 6 * m * E + 2 * room);
+	int64_t last = (job->head->V - 1) / SP_KC * SP_KC, left = (job->head->V - last) * E;
+	run->x = sp_floats(m * H + 6 * m * E + left + 3 * room);
 	run->logits = sp_floats(rows * job->head->V);
 	run->scratch = sp_floats(threads * sp_linear_backward_scratch());
 	if (!run->x || !run->logits || !run->scratch)
@@ -183,6 +208,9 @@ static int prepare(struct mlm_run *run, int threads)
 	run->dt = run->a + m * E;
 	run->dz = run->dt + m * E;
 	run->norm = run->dz + m * E;
+	run->last_words = run->norm + m * E;
+	memcpy(run->last_words, job->head->words + last * E, (size_t)left * sizeof(float));
+	memset(run->last_words + left, 0, (size_t)room * sizeof(float));
 	memset(run->x + m * H, 0, (size_t)room * sizeof(float));
 	memset(run->t + m * E, 0, (size_t)room * sizeof(float));
 	return 1;
