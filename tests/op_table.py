@@ -44,6 +44,10 @@ class Chunk(ctypes.Structure):
     )
 
 
+class RelativeGradient(ctypes.Structure):
+    _fields_ = (("sums", P), ("buckets", N))
+
+
 class LayerKind(ctypes.Structure):
     _fields_ = (
         ("hidden", N),
@@ -82,7 +86,7 @@ _SIGNATURES = {
     "layernorm_backward_weight": (None, P, P, P, N, P, N, POINTER(Groups), N, _TEAM),
     "dropout_forward": (None, P, N, POINTER(Dropout), c_int, N, POINTER(Chunk), N, _TEAM),
     "attention_backward": (
-        *(None, P, N, P, N, P, N),
+        *(None, P, N, POINTER(RelativeGradient), P, N, P, N),
         *(POINTER(Chunk), POINTER(LayerKind), POINTER(Dropout), N, P, _TEAM),
     ),
     "attention_backward_scratch": (N, N, N),

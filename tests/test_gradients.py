@@ -21,6 +21,7 @@ from op_table import (  # noqa: E402
     Matrix,
     PoolRequest,
     Positions,
+    RelativeGradient,
     call,
     ld,
     rows,
@@ -176,8 +177,8 @@ def attention_backward(dcontext, qkv, lengths, heads, p, window=0):
     kind = LayerKind(hidden=H, heads=heads, window=window)
     dropout = Dropout(0, p, seed=11, step=3, first_row=7)
     scratch = np.full(call("attention_backward_scratch", max(lengths), H // heads), np.nan, np.float32)
-    arrays = [part for array in (found, given, inputs) for part in (array, ld(array))]
-    call("attention_backward", *arrays, chunk, kind, dropout, 2, scratch)
+    arrays = [part for array in (given, inputs) for part in (array, ld(array))]
+    call("attention_backward", found, ld(found), RelativeGradient(), *arrays, chunk, kind, dropout, 2, scratch)
     return found
 
 

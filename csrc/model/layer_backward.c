@@ -65,8 +65,8 @@ static void attend_backward(const struct backward *b, float *dx)
 	const struct sp_layer_gradients *g = b->g;
 	int64_t ld_qkv = b->acts->ld_qkv;
 	sp_linear_backward(g->other, b->ld, g->dattended, b->ld, &b->t->attention_output, b->N, b->team);
-	sp_attention_backward(g->dqkv, ld_qkv, g->other, b->ld, b->acts->qkv, ld_qkv, b->chunk, b->kind, b->dropout,
-	                      b->layer, g->scratch, b->team);
+	sp_attention_backward(g->dqkv, ld_qkv, &g->relative, g->other, b->ld, b->acts->qkv, ld_qkv, b->chunk, b->kind,
+	                      b->dropout, b->layer, g->scratch, b->team);
 	if (b->kind->rotary)
 		sp_rotary_backward(g->dqkv, ld_qkv, b->chunk->positions->rotary[b->kind->window > 0], b->kind, b->chunk,
 		                   g->scratch, b->team);

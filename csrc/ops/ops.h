@@ -152,10 +152,17 @@ void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t
 
 /* Floats of scratch that one rank needs for the gradient. */
 int64_t sp_attention_backward_scratch(int64_t T, int64_t d);
-/* dqkv[N, 3H] from dcontext[N, H]; the weights are computed again and dropped by the same draws. Ranks split sentences x
- * heads. Rows of qkv and of dcontext must be followed by one panel's width of readable floats. */
-void sp_attention_backward(float *dqkv, int64_t lddqkv, const float *dcontext, int64_t ldc, const float *qkv,
-                           int64_t ld, const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
+/* The gradient of the bias by relative position, sentence by sentence: sums[n, buckets, heads]; NULL: there is none. */
+struct sp_relative_gradient {
+	float *sums;
+	int64_t buckets;
+};
+/* dqkv[N, 3H] from dcontext[N, H], and what is added to the sums of relative; the weights are computed again and dropped by
+ * the same draws. Ranks split sentences x heads. Rows of qkv and of dcontext must be followed by one panel's width of
+ * readable floats. */
+void sp_attention_backward(float *dqkv, int64_t lddqkv, const struct sp_relative_gradient *relative,
+                           const float *dcontext, int64_t ldc, const float *qkv, int64_t ld,
+                           const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
                            const struct sp_dropout *dropout, int64_t layer, float *scratch, struct sp_team *team);
 
 #endif
