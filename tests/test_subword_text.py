@@ -33,7 +33,7 @@ UNITS = [
 TEXTS = st.lists(st.tuples(st.sampled_from(UNITS), st.sampled_from([1, 1, 1, 2, 3, 9, 40])), max_size=25).map(
     lambda runs: "".join(unit * count for unit, count in runs)
 )
-GENTLE = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+GENTLE = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def with_added(backend: Tokenizer, *, spaces: bool = False) -> Tokenizer:
@@ -127,7 +127,7 @@ def whole_ids(backend: Tokenizer, text: str) -> list[int]:
     return backend.encode(text, add_special_tokens=False).ids
 
 
-@settings(GENTLE, max_examples=250)
+@settings(GENTLE, max_examples=120)
 @given(text=TEXTS, limit=st.integers(0, 12), size=st.sampled_from([1, 3, 8, 64]))
 def test_first_ids_are_those_of_the_whole(backend, text, limit, size):
     whole = whole_ids(backend, text)
@@ -138,7 +138,7 @@ def test_first_ids_are_those_of_the_whole(backend, text, limit, size):
     assert (len(ids) > limit) == (len(whole) > limit)
 
 
-@settings(GENTLE, max_examples=40)
+@settings(GENTLE, max_examples=20)
 @given(text=TEXTS)
 def test_every_cut_leaves_first_ids(backend, text):
     subwords = SubwordText.of(backend)
@@ -164,7 +164,8 @@ def test_encode_looks_at_no_more_than_it_needs(backend, texts, length):
     assert batch.truncated.tolist() == [len(ids) > length for ids in encodings]
 
 
-@pytest.mark.parametrize("unit", ["the quick brown fox ", "中文", "😀", "[", "नहीं", "\U0001f9ff", "'ll", "\n", " "])
+@pytest.mark.parametrize("unit", ["the quick brown fox ", "中文", "😀", "[", "नहीं", "\U0001f9ff", "'ll"])
+@pytest.mark.parametrize("backend", ["roberta", "modernbert", "xlm-roberta", "albert"], indirect=True)
 def test_long_words_need_a_piece_only(backend, unit):
     """Nothing is tokenised whole: neither prose nor a text without spaces."""
     subwords = SubwordText.of(backend)
@@ -183,9 +184,7 @@ def test_long_words_need_a_piece_only(backend, unit):
     subwords._backend = Watching()
     ids = subwords.first_ids(text, 200)
     assert ids[:200] == whole[:200]
-    # Spaces that are tokens may be added tokens, which could lie across any cut.
-    if len(whole) > 200 and not (unit == " " and "  " in backend.get_vocab()):
-        assert max(looked_at) <= 70_000
+    assert max(looked_at) <= 70_000
 
 
 @pytest.mark.parametrize(
@@ -228,11 +227,11 @@ FIFTY_MB = {
     "spaces": "' ' * 50_000_000",
     "NULs": "chr(0) * 50_000_000",
     "CJK": "'中文' * 8_400_000",
-    "emoji": "'\U0001f600' * 12_500_000",
+    "emoji": "'\\U0001f600' * 12_500_000",
     "brackets": "'[' * 50_000_000",
-    "NULs among letters": "'a\0' * 25_000_000",
-    "NULs among spaces": "' \0' * 25_000_000",
-    "a surrogate at its end": "'a' * 50_000_000 + '\ud800'",
+    "NULs among letters": "'a\\0' * 25_000_000",
+    "NULs among spaces": "' \\0' * 25_000_000",
+    "a surrogate at its end": "'a' * 50_000_000 + '\\ud800'",
 }
 
 
