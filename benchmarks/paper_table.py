@@ -48,8 +48,8 @@ def measured(model, data: Path, threads: int | None) -> dict[str, float]:
         "uniformity": space["uniformity"],
         "mean cosine": mean_cosine(model.encode(development.texts, threads=threads, show_progress_bar=False)),
     }
-    if hasattr(evaluation, "retrieval") and (data / "cranfield").is_dir():
-        found = evaluation.retrieval(model, data / "cranfield", threads=threads, show_progress_bar=False)
+    if (data / "cranfield").is_dir():
+        found = evaluation.retrieval(model, data / "cranfield", "nDCG@10", threads=threads, show_progress_bar=False)
         row["nDCG@10"] = found["nDCG@10"]
     return row
 

@@ -258,6 +258,8 @@ struct sp_positions {
 	int64_t ld_relative;
 	const float *window; /* by query - key: 0 within the window, -inf beyond; NULL: none */
 };
+/* The row of the table of biases for query - key, T5's buckets of relative positions. */
+int64_t sp_relative_bucket(int64_t distance, int64_t buckets);
 /* Tables for sentences of up to `longest` tokens; free them also after a failure. */
 enum sp_status sp_positions_create(struct sp_positions *positions, const struct sp_model *model, int64_t longest);
 void sp_positions_free(struct sp_positions *positions);

@@ -18,6 +18,7 @@ long the text (fifty megabytes of NULs, of combining marks, or without one space
 
 `SpacedText` is for tokenizers with added tokens that may stand inside a word, which breaks the first property. It
 cuts at white space alone, which no such token contains: what stands before the cut cannot see what is behind it.
+Tokenizers of other kinds are the matter of `subword_text.py`.
 """
 
 from __future__ import annotations
@@ -70,6 +71,10 @@ class LongText:
         is_local = all(map(long_text._is_local, backend.get_added_tokens_decoder().values()))
         return long_text if is_local else None
 
+    def head(self, text: str, size: int) -> str:
+        """A beginning of at most `size` characters whose ids are the first of the whole text; perhaps none."""
+        return _before_space(text, size)
+
     def first_ids(self, text: str, limit: int) -> list[int]:
         """The ids of a text without special tokens: all of them, or the first ones but more than `limit`.
 
@@ -82,7 +87,7 @@ class LongText:
         for condensed, is_whole in self._condensed(text):
             while size < len(condensed):
                 ids, words = self._encode(condensed[:size])
-                complete = _before_last(words, self._margin)
+                complete = before_last(words, self._margin)
                 if complete > limit:
                     return ids[:complete]
                 size *= 4
@@ -190,6 +195,10 @@ class SpacedText:
         written = contents + [backend.normalizer.normalize_str(content) for content in contents]
         return cls(backend) if all(text and not _GAP.search(text) for text in written) else None
 
+    def head(self, text: str, size: int) -> str:
+        """As `LongText.head`."""
+        return _before_space(text, size)
+
     def first_ids(self, text: str, limit: int) -> list[int]:
         """As `LongText.first_ids`."""
         size = _FIRST_CHUNK
@@ -207,11 +216,15 @@ class SpacedText:
         return self._backend.encode(_GAP.sub(" ", text), add_special_tokens=False).ids
 
 
+def _before_space(text: str, size: int) -> str:
+    return text[: max(text.rfind(" ", 0, size), 0)]
+
+
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), "<u4").astype(np.uint32, copy=False)
 
 
-def _before_last(words: list[int], count: int) -> int:
+def before_last(words: list[int], count: int) -> int:
     """How many tokens stand before those of the last `count` words."""
     position = len(words)
     while position and count:

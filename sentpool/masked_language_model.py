@@ -9,7 +9,7 @@ import numpy as np
 
 from sentpool import _core, checks
 from sentpool.errors import shown, warn
-from sentpool.mlm_head import WORDS, read_head
+from sentpool.mlm_head import read_head
 from sentpool.parameter_store import ParameterStore
 from sentpool.threads import resolve
 from sentpool.tokenizer_files import read_settings
@@ -83,7 +83,7 @@ class MaskedLanguageModel:
             )
         self._activation, self._eps = head.activation, head.eps
         self.store = ParameterStore.of(head.parameters)
-        self._d_words = np.zeros(folder.config.core_shapes()[WORDS], np.float32)
+        self._d_words = np.zeros((folder.config.vocab_size, folder.config.embedding_size), np.float32)
         self._mask_id, self._special = _special_tokens(folder, len(self._d_words))
         self._total, self._losses = 0, []
 

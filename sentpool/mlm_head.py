@@ -13,21 +13,20 @@ from sentpool.errors import ModelFolderError
 from sentpool.fresh_parameters import fresh_normal
 from sentpool.weights import finite_arrays, stored_tensors
 
-WORDS = "embeddings.word_embeddings.weight"
-
 
 @dataclass(frozen=True)
 class _Names:
     """What checkpoints call the parts of a head.
 
     Of the names of the decoder's bias, the first that is there counts; `activation` is None where the encoder's own is
-    applied.
+    applied. Biases named in `optional` may be missing, and are zero then.
     """
 
     dense: str
     norm: str
     bias: tuple[str, ...]
     activation: str | None = None
+    optional: tuple[str, ...] = ()
 
     def parts(self, stored) -> dict[str, str]:
         bias = next((name for name in self.bias if name in stored), self.bias[0])
@@ -49,6 +48,8 @@ _KNOWN = (
     _Names("lm_head.dense", "lm_head.layer_norm", ("lm_head.bias", "lm_head.decoder.bias"), "gelu"),
     _Names("vocab_transform", "vocab_layer_norm", ("vocab_projector.bias",)),
     _Names("predictions.dense", "predictions.LayerNorm", ("predictions.bias", "predictions.decoder.bias")),
+    _Names("generator_predictions.dense", "generator_predictions.LayerNorm", ("generator_lm_head.bias",), "gelu"),
+    _Names("head.dense", "head.norm", ("decoder.bias",), "gelu", optional=("dense.bias", "norm.bias", "bias")),
 )
 
 
@@ -90,7 +91,7 @@ def read_head(folder: Path, config: EncoderConfig, seed: int) -> MLMHead:
     ModelFolderError
         If the folder's head is not whole, does not fit the encoder, or holds NaN or Inf.
     """
-    vocabulary, width = config.core_shapes()[WORDS]
+    vocabulary, width = config.vocab_size, config.embedding_size
     shapes = {
         "dense.weight": (width, config.hidden_size),
         "dense.bias": (width,),
@@ -103,6 +104,9 @@ def read_head(folder: Path, config: EncoderConfig, seed: int) -> MLMHead:
     for names in _KNOWN:
         if f"{names.dense}.weight" in stored:
             parts = names.parts(stored)
+            for part in names.optional:
+                if parts[part] not in stored:
+                    del parts[part]
             for part, name in parts.items():
                 if name not in stored:
                     raise ModelFolderError(f"{folder}: tensor {name!r} is missing, which belongs to an MLM head")
@@ -112,6 +116,7 @@ def read_head(folder: Path, config: EncoderConfig, seed: int) -> MLMHead:
                         f"encoder has {shapes[part]}"
                     )
             arrays = finite_arrays({part: stored[name] for part, name in parts.items()})
+            arrays |= {part: np.zeros(shapes[part], np.float32) for part in shapes if part not in parts}
             return MLMHead(arrays, names.activation or encoders, config.layer_norm_eps, is_fresh=False)
     fresh = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     fresh["norm.weight"][...] = 1
@@ -119,4 +124,4 @@ def read_head(folder: Path, config: EncoderConfig, seed: int) -> MLMHead:
     return MLMHead(fresh, encoders, config.layer_norm_eps, is_fresh=True)
 
 
-__all__ = ["WORDS", "MLMHead", "read_head"]
+__all__ = ["MLMHead", "read_head"]

@@ -70,7 +70,7 @@ _RECIPES = {
         Recipe(
             name="simcse-unsup",
             objective=InfoNCE(temperature=0.05),
-            pooling="cls_mlp",
+            pooling="cls_mlp_train_only",
             columns=1,
             learning_rate=3e-5,
             epochs=1,

@@ -13,6 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, panics_raise, shown, warn
 from sentpool.long_text import LongText, SpacedText
+from sentpool.subword_text import SubwordText
 from sentpool.tokenizer_files import read_backend, read_settings
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -57,7 +58,7 @@ class TextTokenizer:
         self.backend = backend
         self.max_positions = max_positions
         self._prefix, self._suffix = _special_ids(backend)
-        self._long_text = LongText.of(backend) or SpacedText.of(backend)
+        self._long_text = LongText.of(backend) or SpacedText.of(backend) or SubwordText.of(backend)
         # The one that leaves out offsets, which nobody asks for.
         self._encode_batch = backend.encode_batch_fast
         self.max_seq_length = max_positions if max_seq_length is None else max_seq_length
@@ -170,11 +171,11 @@ class TextTokenizer:
         return rows
 
     def _head(self, text: str, limit: int) -> str:
-        """A beginning of the text, up to a space, so that more of the text would change none of its ids."""
+        """A beginning of the text, so that more of the text would change none of its ids."""
         size = _CHARACTERS_AT_LEAST + _CHARACTERS_PER_TOKEN * limit
         if len(text) <= size or self._long_text is None:
             return text
-        return text[: max(text.rfind(" ", 0, size), 0)]
+        return self._long_text.head(text, size)
 
     def _packed(self, rows: list[list[int]], limit: int) -> TokenBatch:
         ids: list[int] = []

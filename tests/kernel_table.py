@@ -42,6 +42,7 @@ class PanelB(ctypes.Structure):
 _SIGNATURES = {
     "gemm": (None, P, N, PanelA, PanelB, P, N, N, N),
     "gemm_add": (None, P, N, PanelA, PanelB, N, N, N),
+    "transpose": (None, P, N, P, N, N, N),
     "pack": (None, P, N, P, N, N, N),
     "activation": (None, P, N, P, N, c_int, N, N),
     "softmax_columns": (None, P, P, c_float, N),

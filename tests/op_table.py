@@ -44,6 +44,10 @@ class Chunk(ctypes.Structure):
     )
 
 
+class RelativeGradient(ctypes.Structure):
+    _fields_ = (("sums", P), ("buckets", N))
+
+
 class LayerKind(ctypes.Structure):
     _fields_ = (
         ("hidden", N),
@@ -75,13 +79,14 @@ class PoolRequest(ctypes.Structure):
 _TEAM = POINTER(Team)
 _SIGNATURES = {
     "linear_backward": (None, P, N, P, N, POINTER(Matrix), N, _TEAM),
-    "linear_backward_weight": (None, POINTER(Matrix), P, P, N, P, N, POINTER(Groups), _TEAM),
+    "linear_backward_weight": (None, POINTER(Matrix), P, P, N, P, N, POINTER(Groups), P, _TEAM),
+    "linear_backward_scratch": (N,),
     "linear_transpose": (None, POINTER(Matrix), P, _TEAM),
     "layernorm_backward": (None, P, N, P, N, P, N, P, N, P, N, P, c_float, N, N, _TEAM),
     "layernorm_backward_weight": (None, P, P, P, N, P, N, POINTER(Groups), N, _TEAM),
     "dropout_forward": (None, P, N, POINTER(Dropout), c_int, N, POINTER(Chunk), N, _TEAM),
     "attention_backward": (
-        *(None, P, N, P, N, P, N),
+        *(None, P, N, POINTER(RelativeGradient), P, N, P, N),
         *(POINTER(Chunk), POINTER(LayerKind), POINTER(Dropout), N, P, _TEAM),
     ),
     "attention_backward_scratch": (N, N, N),
@@ -93,7 +98,7 @@ def call(name: str, *arguments):
     """Run sp_<name>; arrays stand for their addresses, and what takes a team gets one of one rank."""
     result, *types = _SIGNATURES[name]
     given = [address(x) if isinstance(x, np.ndarray) else x for x in arguments]
-    if types[-1] is _TEAM:
+    if types and types[-1] is _TEAM:
         given.append(ctypes.byref(Team(size=1)))
     return ctypes.CFUNCTYPE(result, *types)(_kernels.op(name))(*given)
 

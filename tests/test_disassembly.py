@@ -25,6 +25,7 @@ WITHOUT_FMA = (
     "pool_sum",
     "pool_max",
     "panel_pack",
+    "transpose",
     "dropout",
     "dropout_columns",
     "add",

@@ -150,7 +150,18 @@ def test_pooling_backward(kernels, H):
 
 
 @each_isa
-@pytest.mark.parametrize("cols", WIDTHS)
+def test_transpose(kernels):
+    rng = np.random.default_rng(0)
+    for n in WIDTHS:
+        for m in (1, 3, 4, 5, 8, 17):
+            x, y, twin = guarded(rng, n, m), guarded(rng, m, n), np.empty((m, n), np.float32)
+            kernels.transpose(y.address, n, x.address, m, n, m)
+            SCALAR.transpose(twin.ctypes.data, n, x.address, m, n, m)
+            assert same(y.array.copy(), x.array.T.copy()) and same(twin, x.array.T.copy())
+
+
+@each_isa
+@pytest.mark.parametrize("cols", [*WIDTHS, 63, 64, 65, 131])
 def test_sums_of_columns(kernels, cols):
     rng = np.random.default_rng(cols)
     for T in (1, 2, 17, 256):

@@ -21,6 +21,7 @@ from op_table import (  # noqa: E402
     Matrix,
     PoolRequest,
     Positions,
+    RelativeGradient,
     call,
     ld,
     rows,
@@ -67,6 +68,11 @@ def group_cuts(lengths):
 
 def groups_of(cuts):
     return Groups(len(cuts) - 1, cuts.ctypes.data)
+
+
+def backward_weight(dweight, dbias, dy, x, cuts):
+    scratch = np.full(call("linear_backward_scratch"), np.nan, np.float32)
+    call("linear_backward_weight", dweight, dbias, dy, ld(dy), x, ld(x), groups_of(cuts), scratch)
 
 
 # ---- the twins against central differences -------------------------------------------------------------------------
@@ -136,7 +142,7 @@ def test_linear_backward():
         call("linear_backward", dx, ld(dx), given, ld(given), transposed, T)
         cuts = group_cuts([T])
         gradient = Matrix(dweight.ctypes.data, out, width)
-        call("linear_backward_weight", gradient, dbias, given, ld(given), inputs, ld(inputs), groups_of(cuts))
+        backward_weight(gradient, dbias, given, inputs, cuts)
         exact = twin.linear_backward(*(a.astype(float) for a in (dy, x, weight)), None)
         assert close(dx, exact[0]), (T, out, width)
         assert close(dweight, before[0] + exact[1]) and close(dbias, before[1] + exact[2]), (T, out, width)
@@ -171,8 +177,8 @@ def attention_backward(dcontext, qkv, lengths, heads, p, window=0):
     kind = LayerKind(hidden=H, heads=heads, window=window)
     dropout = Dropout(0, p, seed=11, step=3, first_row=7)
     scratch = np.full(call("attention_backward_scratch", max(lengths), H // heads), np.nan, np.float32)
-    arrays = [part for array in (found, given, inputs) for part in (array, ld(array))]
-    call("attention_backward", *arrays, chunk, kind, dropout, 2, scratch)
+    arrays = [part for array in (given, inputs) for part in (array, ld(array))]
+    call("attention_backward", found, ld(found), RelativeGradient(), *arrays, chunk, kind, dropout, 2, scratch)
     return found
 
 
@@ -246,7 +252,7 @@ def test_groups_are_chains_of_their_own():
     cuts = group_cuts(lengths)
     assert cuts.tolist() == [0, 190, 270, 526, 570, 578]
     gradient = Matrix(dweight.ctypes.data, 3, 2)
-    call("linear_backward_weight", gradient, dbias, given, ld(given), inputs, ld(inputs), groups_of(cuts))
+    backward_weight(gradient, dbias, given, inputs, cuts)
     for o in range(3):
         for i in range(2):
             total = np.float32(0)

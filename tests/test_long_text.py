@@ -125,7 +125,7 @@ def test_condensed_text_has_the_same_ids_before_any_continuation(backend, learne
 def test_words_before_the_margin_are_complete_at_any_cut(backend, learner, text, cut):
     condensed = learner._condense(long_text._code_points(text + "!"))
     ids, words = learner._encode(condensed[:cut])
-    complete = long_text._before_last(words, learner._margin)
+    complete = long_text.before_last(words, learner._margin)
     assert ids[:complete] == whole_ids(backend, text)[:complete]
 
 

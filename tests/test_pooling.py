@@ -269,6 +269,7 @@ def test_poolings_of_ones_own_compare_by_identity():
         ("layer_attention", "there are no trained parameters for it here"),
         ("scalar_mix", "there are no trained parameters for it here"),
         ("cls_mlp", "there are no trained parameters for it here"),
+        ("cls_mlp_train_only", "there are no trained parameters for it here"),
         ("median", "pooling is 'median'; it must be one of cls, mean"),
         ("layers=[9]", "indices holds layer 9; this encoder has layers 0"),
         (ScalarMix(normal(3)), "has 3 weights; this encoder needs 6"),

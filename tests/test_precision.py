@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 import pytest
 from fabricate import bert_folder
+from fabricate_families import CONFIGS, family_folder
 
 from sentpool import ModelFolderError, SentenceEncoder, _core, evaluation, precision
 
@@ -133,6 +134,19 @@ def test_random_models_are_near(tmp_path, sizes):
     reference = SentenceEncoder(folder).encode(texts)
     for options, lowest in zip(LOW, (0.9999, 0.998, 0.999), strict=True):
         assert cosines(SentenceEncoder(folder, **options).encode(texts), reference).min() > lowest, options
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_is_near(tmp_path, family):
+    folder = family_folder(tmp_path / "m", family)
+    texts = ["the cat sat on the mat", "a big dog runs", "unhappy", "the " * 30]
+    reference = SentenceEncoder(folder).layer_states(texts).array
+    for options, lowest in zip(LOW, (0.999, 0.99, 0.99), strict=True):
+        model = SentenceEncoder(folder, **options)
+        states = model.layer_states(texts, threads=1).array
+        width = states.shape[-1]
+        assert cosines(states.reshape(-1, width), reference.reshape(-1, width)).min() > lowest, options
+        assert states.tobytes() == model.layer_states(texts, threads=3, batch_size=1).array.tobytes()
 
 
 def test_layers_poolings_and_the_probe_work(models, tmp_path):

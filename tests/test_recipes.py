@@ -38,12 +38,13 @@ def test_another_pooling_is_said():
     square, wide = np.eye(4, dtype=np.float32), np.ones((4, 8), np.float32)
     poolings = {
         "cls_mlp": Pooling("cls", head=(Dense(square, square[0], "tanh"),)),
+        "cls_mlp_train_only": Pooling("cls", head=(Dense(square, square[0], "tanh", train_only=True),)),
         "layer_attention": Pooling(LayerAttention(square, square, square), head=(Dense(wide, square[0], "tanh"),)),
     }
     for name in recipes.NAMES:
         recipe = recipes.from_name(name)
         assert recipe.warn_of_pooling(poolings[recipe.pooling]) is None
-        other = next(pooling for called, pooling in poolings.items() if called != recipe.pooling)
-        for pooling in (Pooling("mean"), Pooling("cls"), other):
+        others = [pooling for called, pooling in poolings.items() if called != recipe.pooling]
+        for pooling in (Pooling("mean"), Pooling("cls"), *others):
             said = recipe.warn_of_pooling(pooling)
             assert name in said and f"pooling={recipe.pooling!r}" in said

@@ -210,7 +210,7 @@ def test_a_pooling_of_the_users_own_trains_with_the_encoder(folder, tmp_path):
 
 
 @pytest.mark.parametrize("pooling", ["layer_attention", "scalar_mix"])
-def test_head_only(folder, pooling):
+def test_head_only(folder, pooling, tmp_path):
     model = SentenceEncoder(folder)
     before = trained_tensors(model._core)
     states = [model.layer_states(list(column)) for column in zip(*TRIPLETS, strict=True)]
@@ -228,6 +228,13 @@ def test_head_only(folder, pooling):
     assert results[0] == results[1]
     for name, array in trained_tensors(model._core).items():
         assert np.array_equal(array, before[name]), name
+    states[0].save(tmp_path / "states")
+    mapped = (type(states[0]).load(tmp_path / "states", mmap=True), *states[1:])
+    with quiet():
+        Trainer(model, InfoNCE(), pooling=pooling, head_only=True, batch_size=8, max_steps=40, learning_rate=1e-2).fit(
+            mapped
+        )
+    assert model.pooling == results[0]
     with quiet(), pytest.raises(ValueError, match="nothing is trained"):
         Trainer(SentenceEncoder(folder), "simcse-sup", pooling="mean", head_only=True).fit(TRIPLETS)
 
@@ -339,6 +346,24 @@ def test_ctrl_c_leaves_a_checkpoint_to_go_on_from(folder, tmp_path):
     model, history = trained(folder, max_steps=12, output_dir=tmp_path, resume=True)
     assert bits(model) == expected
     assert [row["step"] for row in history.log] == list(range(1, 13))
+
+
+def test_an_evaluation_that_was_broken_off_is_made_up_for(folder, tmp_path):
+    scores = {0: 0.1, 2: 0.2, 4: 0.9, 6: 0.3}
+    steps = iter(scores)
+
+    def score(model, fail_at=None):
+        step = next(steps)
+        if step == fail_at:
+            raise KeyboardInterrupt
+        return scores[step]
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(folder, output_dir=tmp_path, eval_data=lambda model: score(model, 4), eval_steps=2)
+    steps = iter([4, 6])
+    _, history = trained(folder, output_dir=tmp_path, eval_data=score, eval_steps=2, resume=True)
+    assert [(row["step"], row["score"]) for row in history.evaluations] == list(scores.items())
+    assert history.best["step"] == 4
 
 
 def test_ctrl_c_at_any_moment_leaves_whole_steps(folder, tmp_path):

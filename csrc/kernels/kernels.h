@@ -78,6 +78,9 @@ struct sp_kernels {
 	/* Copy `count` rows [count, k] of source into columns [first, first + count) of a panel [k][nr]. */
 	void (*pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
 
+	/* y[cols, rows] = x[rows, cols] transposed. */
+	void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);
+
 	/* y[rows, cols] = f(x[rows, cols]); y may be x. */
 	void (*activation)(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f, int64_t rows,
 	                   int64_t cols);
@@ -176,6 +179,7 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                             int64_t n, int64_t k);                                                            \
 	void sp_panel_pack_##isa(float *panel, int64_t first, const float *source, int64_t ld, int64_t count,          \
 	                         int64_t k);                                                                           \
+	void sp_transpose_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);       \
 	void sp_activation_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f,             \
 	                         int64_t rows, int64_t cols);                                                          \
 	void sp_activation_backward_##isa(float *dx, int64_t lddx, float *y, int64_t ldy, const float *dy,             \

@@ -200,10 +200,43 @@ void SP_ISA_NAME(sp_panel_gemm_add)(float *c, int64_t ldc, struct sp_panel_a a, 
 	product(c, ldc, a, b, (struct tile_end){1, NULL}, m, n, k);
 }
 
+/* y[4][4] = x[4][4] transposed. */
+INLINE void transpose_block(float *y, int64_t ldy, const float *x, int64_t ldx)
+{
+#if VL > 4
+	__m128 a = _mm_loadu_ps(x), b = _mm_loadu_ps(x + ldx);
+	__m128 c = _mm_loadu_ps(x + 2 * ldx), d = _mm_loadu_ps(x + 3 * ldx);
+	_MM_TRANSPOSE4_PS(a, b, c, d);
+	_mm_storeu_ps(y, a);
+	_mm_storeu_ps(y + ldy, b);
+	_mm_storeu_ps(y + 2 * ldy, c);
+	_mm_storeu_ps(y + 3 * ldy, d);
+#else
+	for (int r = 0; r < 4; r++)
+		for (int c = 0; c < 4; c++)
+			y[c * ldy + r] = x[r * ldx + c];
+#endif
+}
+
+INLINE void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
+{
+	int64_t whole_rows = rows / 4 * 4, whole_cols = cols / 4 * 4;
+	for (int64_t r = 0; r < whole_rows; r += 4)
+		for (int64_t c = 0; c < whole_cols; c += 4)
+			transpose_block(y + c * ldy + r, ldy, x + r * ldx + c, ldx);
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t c = r < whole_rows ? whole_cols : 0; c < cols; c++)
+			y[c * ldy + r] = x[r * ldx + c];
+}
+
+/* y[cols, rows] = x[rows, cols] transposed. */
+void SP_ISA_NAME(sp_transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
+{
+	transpose(y, ldy, x, ldx, rows, cols);
+}
+
 /* Copy `count` rows of `source` into columns [first, first + count) of one panel [k][NR]. */
 void SP_ISA_NAME(sp_panel_pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k)
 {
-	for (int64_t p = 0; p < k; p++)
-		for (int64_t j = 0; j < count; j++)
-			panel[p * NR + first + j] = source[j * ld + p];
+	transpose(panel + first, NR, source, ld, count, k);
 }

@@ -273,16 +273,29 @@ void SP_ISA_NAME(sp_pool_max_backward)(float *dh, int64_t lddh, const float *dy,
 	}
 }
 
+/* `vectors` of columns at once, a constant: their chains run side by side. The last may be narrower, n columns in all. */
+INLINE void columns_add(const int vectors, float *y, const float *x, int64_t ldx, const float *z, int64_t ldz,
+                        int64_t T, int64_t n)
+{
+	vf sum[4] = {0};
+	for (int64_t t = 0; t < T; t++, x += ldx, z = z ? z + ldz : NULL) {
+		UNROLL
+		for (int j = 0; j < vectors; j++) {
+			vf a = v_load_up_to(x + j * VL, n - j * VL);
+			sum[j] = z ? v_fma(a, v_load_up_to(z + j * VL, n - j * VL), sum[j]) : sum[j] + a;
+		}
+	}
+	UNROLL
+	for (int j = 0; j < vectors; j++)
+		v_store_up_to(y + j * VL, v_load_up_to(y + j * VL, n - j * VL) + sum[j], n - j * VL);
+}
+
 void SP_ISA_NAME(sp_columns_add)(float *y, const float *x, int64_t ldx, const float *z, int64_t ldz, int64_t T,
                                  int64_t cols)
 {
-	for (int64_t i = 0; i < cols; i += VL) {
-		int64_t width = cols - i < VL ? cols - i : VL;
-		vf sum = {0};
-		for (int64_t t = 0; t < T; t++) {
-			vf a = v_load_part(x + t * ldx + i, width);
-			sum = z ? v_fma(a, v_load_part(z + t * ldz + i, width), sum) : sum + a;
-		}
-		v_store_part(y + i, v_load_part(y + i, width) + sum, width);
-	}
+	int64_t i = 0;
+	for (; i + 4 * VL <= cols; i += 4 * VL)
+		columns_add(4, y + i, x + i, ldx, z ? z + i : NULL, ldz, T, 4 * VL);
+	for (; i < cols; i += VL)
+		columns_add(1, y + i, x + i, ldx, z ? z + i : NULL, ldz, T, cols - i);
 }

@@ -50,6 +50,13 @@ static void pack(float *panel, int64_t first, const float *source, int64_t ld, i
 			panel[p * NR + first + j] = source[j * ld + p];
 }
 
+static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
+{
+	for (int64_t r = 0; r < rows; r++)
+		for (int64_t c = 0; c < cols; c++)
+			y[c * ldy + r] = x[r * ldx + c];
+}
+
 static float horner(const float *coefficient, int degree, float x)
 {
 	float y = coefficient[degree];
@@ -503,6 +510,7 @@ const struct sp_kernels sp_kernels_scalar = {
 	.gemm = gemm,
 	.gemm_add = gemm_add,
 	.pack = pack,
+	.transpose = transpose,
 	.activation = activation,
 	.activation_backward = activation_backward,
 	.gated_activation = gated_activation,

@@ -16,6 +16,7 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.gemm = SP_ISA_NAME(sp_panel_gemm),
 	.gemm_add = SP_ISA_NAME(sp_panel_gemm_add),
 	.pack = SP_ISA_NAME(sp_panel_pack),
+	.transpose = SP_ISA_NAME(sp_transpose),
 	.activation = SP_ISA_NAME(sp_activation),
 	.activation_backward = SP_ISA_NAME(sp_activation_backward),
 	.gated_activation = SP_ISA_NAME(sp_gated_activation),

@@ -21,6 +21,7 @@ struct run {
 	int together;
 	struct sp_positions positions;
 	struct sp_groups groups;
+	int64_t *sentence_groups;
 	struct sp_layer_gradients *of_rank;
 	int64_t *numbers; /* the memory of offsets and cuts */
 	int (*poll)(void *);
@@ -84,7 +85,8 @@ static int for_all_chunks(struct run *run, int64_t layer, chunk_step *step, cons
 
 /* The chunk's rows of what belongs to all tokens. */
 static struct sp_layer_gradients gradients_of_chunk(const struct sp_layer_gradients *own,
-                                                    const struct sp_layer_acts *acts, const struct sp_chunk *chunk)
+                                                    const struct sp_layer_acts *acts, int64_t relative_floats,
+                                                    const struct sp_chunk *chunk)
 {
 	struct sp_layer_gradients g = *own;
 	int64_t hidden = chunk->token * acts->ld_hidden, inner = chunk->token * acts->inner.ld;
@@ -96,6 +98,8 @@ static struct sp_layer_gradients gradients_of_chunk(const struct sp_layer_gradie
 	g.draw += inner;
 	g.activated += inner;
 	g.dgate = g.dgate ? g.dgate + inner : NULL;
+	if (g.relative.sums)
+		g.relative.sums += chunk->first * relative_floats;
 	return g;
 }
 
@@ -127,7 +131,8 @@ static void layer_step(const struct run *run, int64_t layer, const struct sp_chu
 	const struct sp_layer_weights *w = sp_model_layer(t->model, layer);
 	struct sp_layer_kind kind = sp_kind_of_layer(&t->model->config, layer);
 	struct sp_layer_acts acts = acts_of_chunk(&t->tape.layer[layer], chunk);
-	struct sp_layer_gradients g = gradients_of_chunk(own, &t->tape.layer[layer], chunk);
+	struct sp_layer_gradients g =
+		gradients_of_chunk(own, &t->tape.layer[layer], sp_relative_floats(&t->model->config), chunk);
 	if (layer + 1 < t->batch.last_layer || !ends_normed(t))
 		receive(run, own->dout, chunk, layer + 1, team);
 	sp_layer_backward(&g, &acts, t->tape.h[layer] + chunk->token * acts.ld_hidden, w,
@@ -174,6 +179,19 @@ static void embedding_step(const struct run *run, int64_t layer, const struct sp
 	sp_embed_backward(t->dsums + at, t->normed_sums + at, dembedded, ld_embedded, t->model, chunk, team);
 }
 
+/* The sentences' sums, of all layers, to the gradient: group after group, in each a chain over its sentences. */
+static void relative_weights(const struct run *run, const float *sums, struct sp_team *team)
+{
+	const struct sp_training *t = run->t;
+	const int64_t *groups = run->sentence_groups;
+	int64_t floats = sp_relative_floats(&t->model->config), first, end;
+	float *gradient = t->gradients->relative_bias.data;
+	while (sp_team_take(team, floats, floats, &first, &end))
+		for (int64_t g = 0; groups[g] < t->batch.B; g++)
+			sp_runtime()->kernels->columns_add(gradient, sums + groups[g] * floats, floats, NULL, 0,
+			                                   groups[g + 1] - groups[g], floats);
+}
+
 static void embedding_weights(const struct run *run, const struct sp_layer_gradients *own, struct sp_team *team)
 {
 	const struct sp_training *t = run->t;
@@ -182,10 +200,12 @@ static void embedding_weights(const struct run *run, const struct sp_layer_gradi
 	struct sp_chunk all = {.ids = t->batch.ids, .offsets = run->numbers, .n = t->batch.B};
 	if (d->projection.data)
 		sp_linear_backward_weight(&d->projection, d->projection_bias, own->dout, ld_hidden, t->tape.embedded,
-		                          ld, &run->groups, team);
+		                          ld, &run->groups, own->scratch, team);
 	sp_layernorm_backward_weight(d->embedding_norm, d->embedding_norm_bias, t->dembedded, ld, t->normed_sums, ld,
 	                             &run->groups, E, team);
 	sp_embed_backward_weight(d, t->dsums, ld, &all, team);
+	if (own->relative.sums)
+		relative_weights(run, own->relative.sums, team);
 }
 
 /* ---- the run --------------------------------------------------------------------------------------------------------- */
@@ -228,8 +248,8 @@ static enum sp_status plan(struct run *run, int threads)
 	const struct sp_training_batch *batch = &run->t->batch;
 	int64_t B = batch->B, N = batch->offsets[B], tokens = N / (threads * CHUNKS_PER_THREAD);
 	tokens = tokens < MIN_CHUNK_TOKENS ? MIN_CHUNK_TOKENS : tokens > CHUNK_TOKENS ? CHUNK_TOKENS : tokens;
-	/* the offsets as they are, those of up to B chunks, and as many cuts as there can be groups */
-	run->numbers = sp_bytes((size_t)(B + 1 + 2 * B + B + N / SP_KC + 1) * sizeof *run->numbers);
+	/* the offsets as they are, those of up to B chunks, and as many cuts as there can be groups of tokens and sentences */
+	run->numbers = sp_bytes((size_t)(B + 1 + 2 * B + B + N / SP_KC + 1 + B + 1) * sizeof *run->numbers);
 	run->chunk = sp_bytes((size_t)B * sizeof *run->chunk);
 	if (!run->numbers || !run->chunk)
 		return SP_NO_MEMORY;
@@ -256,6 +276,8 @@ static enum sp_status plan(struct run *run, int threads)
 	run->together = run->chunks < threads;
 	run->groups.cuts = offsets;
 	run->groups.n = sp_token_groups(offsets, batch->offsets, B);
+	run->sentence_groups = offsets + run->groups.n + 1;
+	sp_sentence_groups(run->sentence_groups, batch->offsets, B);
 	return SP_OK;
 }
 
@@ -279,6 +301,10 @@ enum sp_status sp_training_backward(struct sp_training *t, const float *dstates,
 		status = sp_gradients_reserve(t, t->batch.offsets[t->batch.B], run.of_rank, threads, run.most,
 		                              run.longest);
 	if (status == SP_OK) {
+		struct sp_relative_gradient *relative = &t->gradients_of_layer.relative;
+		if (relative->sums)
+			memset(relative->sums, 0,
+			       (size_t)(sp_relative_floats(&t->model->config) * t->batch.B) * sizeof(float));
 		sp_threads_run(threads, work, &run);
 		status = atomic_load(&run.stopped) ? SP_CANCELLED : SP_OK;
 	}

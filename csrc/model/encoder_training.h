@@ -58,6 +58,8 @@ struct sp_training {
 	float *dembedded, *dsums, *normed_sums;       /* [N, E] for the embeddings */
 };
 
+/* Floats of the table of biases by relative position, which every sentence sums gradients for. */
+int64_t sp_relative_floats(const struct sp_config *config);
 /* Make room on the tape for N tokens; in the buffers of the gradient for N tokens, `ranks` ranks, chunks of up to `most`
  * tokens and sentences of up to `longest`, and set the ranks' own. */
 enum sp_status sp_tape_reserve(struct sp_training *training, int64_t N);

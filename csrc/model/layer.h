@@ -52,9 +52,10 @@ struct sp_layer_gradients {
 	float *draw, *dgate;                     /* [N, F] */
 	float *activated;                        /* [N, F]  not a gradient: inner.activated again */
 	float *output_normed, *attention_normed; /* [N, H]  what the layer norms give before scale and shift */
+	struct sp_relative_gradient relative;    /* of all layers, for the chunk's sentences */
 	float *wide;                             /* [N, F] */
 	float *narrow, *other;                   /* [N, H] */
-	float *scratch;                          /* for attention */
+	float *scratch;                          /* for attention, and for sums over tokens */
 };
 
 /* din of a chunk from its dout; g and acts are the chunk's rows. */

@@ -65,8 +65,8 @@ static void attend_backward(const struct backward *b, float *dx)
 	const struct sp_layer_gradients *g = b->g;
 	int64_t ld_qkv = b->acts->ld_qkv;
 	sp_linear_backward(g->other, b->ld, g->dattended, b->ld, &b->t->attention_output, b->N, b->team);
-	sp_attention_backward(g->dqkv, ld_qkv, g->other, b->ld, b->acts->qkv, ld_qkv, b->chunk, b->kind, b->dropout,
-	                      b->layer, g->scratch, b->team);
+	sp_attention_backward(g->dqkv, ld_qkv, &g->relative, g->other, b->ld, b->acts->qkv, ld_qkv, b->chunk, b->kind,
+	                      b->dropout, b->layer, g->scratch, b->team);
 	if (b->kind->rotary)
 		sp_rotary_backward(g->dqkv, ld_qkv, b->chunk->positions->rotary[b->kind->window > 0], b->kind, b->chunk,
 		                   g->scratch, b->team);
@@ -122,13 +122,17 @@ void sp_layer_backward_weight(const struct sp_layer_weights *dw, const struct sp
 	int is_pre_norm = kind->norm == SP_PRE_NORM;
 	const float *fed = is_pre_norm ? acts->middle_normed : acts->middle;
 	const float *attended = is_pre_norm && dw->attention_norm ? acts->normed : x;
-	sp_linear_backward_weight(&dw->output, dw->output_bias, g->dexpanded, ld, g->activated, ld_inner, groups, team);
-	sp_linear_backward_weight(&dw->intermediate, dw->intermediate_bias, g->draw, ld_inner, fed, ld, groups, team);
+	sp_linear_backward_weight(&dw->output, dw->output_bias, g->dexpanded, ld, g->activated, ld_inner, groups,
+	                          g->scratch, team);
+	sp_linear_backward_weight(&dw->intermediate, dw->intermediate_bias, g->draw, ld_inner, fed, ld, groups,
+	                          g->scratch, team);
 	if (dw->gate.data)
-		sp_linear_backward_weight(&dw->gate, dw->gate_bias, g->dgate, ld_inner, fed, ld, groups, team);
+		sp_linear_backward_weight(&dw->gate, dw->gate_bias, g->dgate, ld_inner, fed, ld, groups, g->scratch,
+		                          team);
 	sp_linear_backward_weight(&dw->attention_output, dw->attention_output_bias, g->dattended, ld, acts->context, ld,
-	                          groups, team);
-	sp_linear_backward_weight(&dw->qkv, dw->qkv_bias, g->dqkv, acts->ld_qkv, attended, ld, groups, team);
+	                          groups, g->scratch, team);
+	sp_linear_backward_weight(&dw->qkv, dw->qkv_bias, g->dqkv, acts->ld_qkv, attended, ld, groups, g->scratch,
+	                          team);
 	sp_layernorm_backward_weight(dw->output_norm, dw->output_norm_bias, is_pre_norm ? g->dmiddle : g->dout, ld,
 	                             g->output_normed, ld, groups, H, team);
 	if (dw->attention_norm)

@@ -28,6 +28,7 @@ struct mlm_run {
 	float *y, *a, *t;      /* [m, E]: before and after the activation, after the layer norm with room behind it */
 	float *dt, *dz, *norm; /* [m, E]; norm = t before gamma and beta */
 	float *logits;         /* of a block */
+	float *scratch;        /* of all ranks, for weights' gradients */
 	float *last_words;     /* the end of the word table, from a multiple of SP_KC on, with room behind it */
 	struct block *blocks;
 	int64_t *cuts;
@@ -41,6 +42,11 @@ static int over(struct mlm_run *run, const struct sp_team *team)
 	if (team->rank == 0 && job->poll && job->poll(job->poll_arg))
 		atomic_store(&run->stopped, 1);
 	return atomic_load(&run->stopped) || atomic_load(&run->failed);
+}
+
+static float *scratch_of(const struct mlm_run *run, const struct sp_team *team)
+{
+	return run->scratch + team->rank * sp_linear_backward_scratch();
 }
 
 /* c[m, n] = a b; ranks split the columns */
@@ -126,7 +132,8 @@ static void decode(struct mlm_run *run, const struct block *block, struct sp_tea
 	states_backward(run, block, team);
 	struct sp_matrix dwords = {.data = job->gradients->words, .rows = V, .cols = E};
 	struct sp_groups groups = over(run, team) ? (struct sp_groups){0} : block->groups;
-	sp_linear_backward_weight(&dwords, job->gradients->bias, run->logits, V, t, E, &groups, team);
+	sp_linear_backward_weight(&dwords, job->gradients->bias, run->logits, V, t, E, &groups, scratch_of(run, team),
+	                          team);
 }
 
 static void transform_backward(struct mlm_run *run, struct sp_team *team)
@@ -144,7 +151,8 @@ static void transform_backward(struct mlm_run *run, struct sp_team *team)
 		                                           head->activation, end - first, E);
 	}
 	struct sp_matrix ddense = {.data = d->dense, .rows = E, .cols = H};
-	sp_linear_backward_weight(&ddense, d->dense_bias, run->dz, E, run->x, H, &job->groups, team);
+	sp_linear_backward_weight(&ddense, d->dense_bias, run->dz, E, run->x, H, &job->groups, scratch_of(run, team),
+	                          team);
 	product(run, job->dx, (struct sp_strided){run->dz, E, 1}, (struct sp_strided){head->dense, H, 1}, m, H, E,
 	        COLUMN_GRAIN, team);
 }
@@ -178,7 +186,7 @@ static int64_t cut_blocks(struct mlm_run *run)
 }
 
 /* The memory of a run, in one piece; 0 where there is none. */
-static int prepare(struct mlm_run *run)
+static int prepare(struct mlm_run *run, int threads)
 {
 	const struct sp_mlm_job *job = run->job;
 	int64_t m = job->m, H = job->head->H, E = job->head->E, room = sp_runtime()->kernels->nr;
@@ -190,7 +198,8 @@ static int prepare(struct mlm_run *run)
 	int64_t last = (job->head->V - 1) / SP_KC * SP_KC, left = (job->head->V - last) * E;
 	run->x = sp_floats(m * H + 6 * m * E + left + 3 * room);
 	run->logits = sp_floats(rows * job->head->V);
-	if (!run->x || !run->logits)
+	run->scratch = sp_floats(threads * sp_linear_backward_scratch());
+	if (!run->x || !run->logits || !run->scratch)
 		return 0;
 	memcpy(run->x, job->x, (size_t)(m * H) * sizeof(float));
 	run->t = run->x + m * H + room;
@@ -211,7 +220,8 @@ enum sp_status sp_mlm_head(const struct sp_mlm_job *job, int threads)
 {
 	struct mlm_run run = {.job = job};
 	enum sp_status status = SP_NO_MEMORY;
-	if (prepare(&run)) {
+	threads = threads < SP_MAX_THREADS ? threads : SP_MAX_THREADS;
+	if (prepare(&run, threads)) {
 		sp_threads_run(threads, work, &run);
 		status = atomic_load(&run.failed) ? SP_NO_MEMORY : atomic_load(&run.stopped) ? SP_CANCELLED : SP_OK;
 	}
@@ -219,5 +229,6 @@ enum sp_status sp_mlm_head(const struct sp_mlm_job *job, int threads)
 	sp_free(run.cuts);
 	sp_free(run.x);
 	sp_free(run.logits);
+	sp_free(run.scratch);
 	return status;
 }

@@ -10,8 +10,8 @@
 
 enum { FARTHEST = 128 }; /* all distances from here on share a bucket */
 
-/* The bucket of T5's relative positions for query - key; transformers computes it in float32. */
-static int64_t bucket(int64_t distance, int64_t buckets)
+/* transformers computes it in float32. */
+int64_t sp_relative_bucket(int64_t distance, int64_t buckets)
 {
 	int64_t half = buckets / 2, near = half / 2, first = distance < 0 ? half : 0;
 	int64_t n = distance < 0 ? -distance : distance;
@@ -29,7 +29,7 @@ static void relative_lines(float *lines, const struct sp_model *model, int64_t l
 	const struct sp_layer_kind *kind = &model->config.layer;
 	float scale = 1.0f / sqrtf((float)(kind->hidden / kind->heads));
 	for (int64_t i = 0; i < ld; i++) {
-		int64_t row = bucket(i - (longest - 1), model->config.relative_buckets) * kind->heads;
+		int64_t row = sp_relative_bucket(i - (longest - 1), model->config.relative_buckets) * kind->heads;
 		for (int64_t head = 0; head < kind->heads; head++)
 			lines[head * ld + i] = model->relative_bias.data[row + head] / scale;
 	}

@@ -83,6 +83,11 @@ enum sp_status sp_tape_reserve(struct sp_training *t, int64_t N)
 	return status;
 }
 
+int64_t sp_relative_floats(const struct sp_config *config)
+{
+	return config->relative_buckets * config->layer.heads;
+}
+
 /* What all ranks fill, the rows of all tokens. */
 static void lay_out_shared(struct sp_training *t, struct parts *parts, int64_t N)
 {
@@ -98,6 +103,8 @@ static void lay_out_shared(struct sp_training *t, struct parts *parts, int64_t N
 	g->draw = part(parts, N * ld_inner);
 	g->activated = part(parts, N * ld_inner);
 	g->dgate = config->parts & SP_GATE ? part(parts, N * ld_inner) : NULL;
+	g->relative.buckets = config->relative_buckets;
+	g->relative.sums = config->relative_buckets ? part(parts, sp_relative_floats(config) * t->batch.B) : NULL;
 	t->dembedded = part(parts, embedded);
 	t->dsums = part(parts, embedded);
 	t->normed_sums = part(parts, embedded);
@@ -112,7 +119,8 @@ static void lay_out_rank(const struct sp_training *t, struct sp_layer_gradients 
 	g->wide = part(parts, most * sp_row_stride(kind->intermediate));
 	g->narrow = part(parts, most * ld);
 	g->other = part(parts, most * ld + slack());
-	g->scratch = part(parts, sp_row_stride(sp_attention_backward_scratch(longest, d)));
+	int64_t for_attention = sp_attention_backward_scratch(longest, d), for_weights = sp_linear_backward_scratch();
+	g->scratch = part(parts, sp_row_stride(for_attention > for_weights ? for_attention : for_weights));
 }
 
 enum sp_status sp_gradients_reserve(struct sp_training *t, int64_t N, struct sp_layer_gradients *of_rank, int ranks,

@@ -17,6 +17,7 @@
  *     P = softmax(S / sqrt d), dropped: P'         dP' = V dcontext^T, dropped: dP       (transposed, as S^T)
  *     dS = P (dP - sum over keys of P dP) / sqrt d
  *     dQ = dS K     dK = dS^T Q     dV = P'^T dcontext
+ * The gradient of a bias by distance is the sum of dS along a diagonal, key after key.
  */
 #include "sentpool.h"
 
@@ -191,6 +192,8 @@ struct head_gradient {
 	int64_t ld;
 	const float *context;
 	int64_t ldc;
+	float *relative; /* the head's column of the biases' gradient [buckets, heads]; NULL: none */
+	int64_t heads, buckets;
 };
 
 struct backward_scratch {
@@ -198,6 +201,7 @@ struct backward_scratch {
 	float *dweights;          /* [T][nr] */
 	float *weights, *dscores; /* [T][ld]: P' and dS of a block of queries */
 	int64_t ld;
+	float *diagonals; /* [2T - 1]: sums of dS by query - key, from T - 1 on */
 };
 
 static int64_t block_columns(int64_t T)
@@ -208,15 +212,16 @@ static int64_t block_columns(int64_t T)
 
 int64_t sp_attention_backward_scratch(int64_t T, int64_t d)
 {
-	return sp_attention_scratch(T, d) + T * sp_runtime()->kernels->nr + 2 * T * block_columns(T);
+	return sp_attention_scratch(T, d) + T * sp_runtime()->kernels->nr + 2 * T * (block_columns(T) + 1);
 }
 
 static struct backward_scratch divide_scratch(float *scratch, int64_t T, int64_t d)
 {
 	int64_t nr = sp_runtime()->kernels->nr, ld = block_columns(T);
 	float *dweights = scratch + sp_attention_scratch(T, d), *weights = dweights + T * nr;
+	float *dscores = weights + T * ld;
 	return (struct backward_scratch){
-		{scratch + nr, scratch + nr + d * nr, scratch}, dweights, weights, weights + T * ld, ld};
+		{scratch + nr, scratch + nr + d * nr, scratch}, dweights, weights, dscores, ld, dscores + T * ld};
 }
 
 /* P' and dS of queries [first, first + count), into columns from `column` on. */
@@ -240,6 +245,26 @@ static void weights_backward(const struct backward_scratch *b, const struct head
 		memcpy(b->weights + key * b->ld + column, b->s.scores + key * nr, (size_t)nr * sizeof(float));
 }
 
+/* Sum dS of the block's queries [start, start + queries) along diagonals. */
+static void add_to_diagonals(const struct backward_scratch *b, struct keys keys, int64_t T, int64_t start,
+                             int64_t queries)
+{
+	for (int64_t key = keys.first; key < keys.end; key++) {
+		float *line = b->diagonals + T - 1 + start - key;
+		sp_runtime()->kernels->add(line, queries, line, queries, b->dscores + (key - keys.first) * b->ld,
+		                           queries, 1, queries);
+	}
+}
+
+/* Add the diagonals to the buckets of their distances. dS has the factor of the scores, which a bias has not. */
+static void relative_backward(struct head_gradient grad, const struct backward_scratch *b, int64_t T, float scale)
+{
+	for (int64_t i = 0; i < 2 * T - 1; i++) {
+		float *sum = grad.relative + sp_relative_bucket(i - (T - 1), grad.buckets) * grad.heads;
+		*sum = *sum + b->diagonals[i] / scale;
+	}
+}
+
 static void head_backward(struct head_gradient grad, const struct head *head, const struct backward_scratch *b)
 {
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
@@ -248,6 +273,8 @@ static void head_backward(struct head_gradient grad, const struct head *head, co
 		memset(grad.k + row * grad.ld, 0, (size_t)d * sizeof(float));
 		memset(grad.v + row * grad.ld, 0, (size_t)d * sizeof(float));
 	}
+	if (grad.relative)
+		memset(b->diagonals, 0, (size_t)(2 * head->T - 1) * sizeof(float));
 	for (int64_t start = 0; start < head->T; start += most) {
 		int64_t queries = head->T - start < most ? head->T - start : most;
 		struct keys keys = visible(head, start);
@@ -264,11 +291,16 @@ static void head_backward(struct head_gradient grad, const struct head *head, co
 		kernels->gemm(grad.q + start * grad.ld, grad.ld, by_query, k, NULL, queries, d, n);
 		kernels->gemm_add(grad.k + skipped, grad.ld, dscores, q, n, d, queries);
 		kernels->gemm_add(grad.v + skipped, grad.ld, weights, context, n, d, queries);
+		if (grad.relative)
+			add_to_diagonals(b, keys, head->T, start, queries);
 	}
+	if (grad.relative)
+		relative_backward(grad, b, head->T, 1.0f / sqrtf((float)d));
 }
 
-void sp_attention_backward(float *dqkv, int64_t lddqkv, const float *dcontext, int64_t ldc, const float *qkv,
-                           int64_t ld, const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
+void sp_attention_backward(float *dqkv, int64_t lddqkv, const struct sp_relative_gradient *relative,
+                           const float *dcontext, int64_t ldc, const float *qkv, int64_t ld,
+                           const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
                            const struct sp_dropout *dropout, int64_t layer, float *scratch, struct sp_team *team)
 {
 	int64_t H = kind->hidden, heads = kind->heads, d = H / heads, first, end;
@@ -278,8 +310,19 @@ void sp_attention_backward(float *dqkv, int64_t lddqkv, const float *dcontext, i
 			struct head head = make_head(qkv, ld, chunk, sentence, number, kind, dropout, layer);
 			struct backward_scratch b = divide_scratch(scratch, head.T, d);
 			float *dq = dqkv + row * lddqkv + number * d;
-			struct head_gradient grad = {dq, dq + H, dq + 2 * H, lddqkv, dcontext + row * ldc + number * d,
-			                             ldc};
+			struct head_gradient grad = {
+				.q = dq,
+				.k = dq + H,
+				.v = dq + 2 * H,
+				.ld = lddqkv,
+				.context = dcontext + row * ldc + number * d,
+				.ldc = ldc,
+				.heads = heads,
+			};
+			if (relative->sums) {
+				grad.buckets = relative->buckets;
+				grad.relative = relative->sums + sentence * grad.buckets * heads + number;
+			}
 			head_backward(grad, &head, &b);
 		}
 }

@@ -55,9 +55,6 @@ void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 		sp_linear_columns(y, ldy, input, weight, bias, N, first * nr, end * nr < out ? end * nr : out);
 }
 
-/* Outputs of a weight that a rank takes at least: a multiple of every tile height. */
-enum { WEIGHT_ROWS = 84 };
-
 int64_t sp_transposed_floats(int64_t out, int64_t in)
 {
 	int64_t nr = sp_runtime()->kernels->nr;
@@ -90,29 +87,48 @@ void sp_linear_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, 
 	}
 }
 
-/* All groups of a part of the weight, which is in the cache from one to the next. */
-static void weight_rows(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy, const float *x,
-                        int64_t ldx, const struct sp_groups *groups)
+/* Outputs of a weight that a rank takes at least, and at most goes through at once: multiples of every tile height. */
+enum { WEIGHT_ROWS = 84, BLOCK_ROWS = 3 * WEIGHT_ROWS, LD_BLOCK = SP_KC + 16 };
+
+int64_t sp_linear_backward_scratch(void)
+{
+	return BLOCK_ROWS * LD_BLOCK + SP_KC * sp_runtime()->kernels->nr;
+}
+
+/* dweight[rows, in] += dy[T, rows]^T x[T, in], T up to SP_KC: dy is turned and x packed, so that both are read in order. */
+static void add_group(float *dweight, const float *dy, int64_t lddy, const float *x, int64_t ldx, int64_t rows,
+                      int64_t in, int64_t T, float *scratch)
 {
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	for (int64_t g = 0; g < groups->n; g++) {
-		int64_t start = groups->cuts[g], T = groups->cuts[g + 1] - start;
-		struct sp_panel_a a = {dy + start * lddy, lddy, 1};
-		struct sp_panel_b b = {x + start * ldx, kernels->nr, ldx};
-		kernels->gemm_add(dweight->data, dweight->cols, a, b, dweight->rows, dweight->cols, T);
-		if (dbias)
-			kernels->columns_add(dbias, dy + start * lddy, lddy, NULL, 0, T, dweight->rows);
+	float *turned = scratch, *panel = scratch + BLOCK_ROWS * LD_BLOCK;
+	int64_t nr = kernels->nr;
+	kernels->transpose(turned, LD_BLOCK, dy, lddy, T, rows);
+	for (int64_t column = 0; column < in; column += nr) {
+		int64_t cols = in - column < nr ? in - column : nr;
+		for (int64_t t = 0; t < T; t++)
+			memcpy(panel + t * nr, x + t * ldx + column, (size_t)cols * sizeof(float));
+		kernels->gemm_add(dweight + column, in, (struct sp_panel_a){turned, LD_BLOCK, 0},
+		                  (struct sp_panel_b){panel, 0, nr}, rows, cols, T);
 	}
 }
 
 void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy,
-                               const float *x, int64_t ldx, const struct sp_groups *groups, struct sp_team *team)
+                               const float *x, int64_t ldx, const struct sp_groups *groups, float *scratch,
+                               struct sp_team *team)
 {
 	int64_t out = dweight->rows, in = dweight->cols, first, end;
-	while (sp_team_take(team, (out + WEIGHT_ROWS - 1) / WEIGHT_ROWS, 1, &first, &end))
-		for (int64_t row = first * WEIGHT_ROWS; row < end * WEIGHT_ROWS && row < out; row += WEIGHT_ROWS) {
-			int64_t rows = out - row < WEIGHT_ROWS ? out - row : WEIGHT_ROWS;
-			struct sp_matrix part = {.data = dweight->data + row * in, .rows = rows, .cols = in};
-			weight_rows(&part, dbias ? dbias + row : NULL, dy + row, lddy, x, ldx, groups);
+	while (sp_team_take(team, (out + WEIGHT_ROWS - 1) / WEIGHT_ROWS, 1, &first, &end)) {
+		int64_t last = end * WEIGHT_ROWS < out ? end * WEIGHT_ROWS : out;
+		for (int64_t row = first * WEIGHT_ROWS, rows; row < last; row += rows) {
+			rows = last - row < BLOCK_ROWS ? last - row : BLOCK_ROWS;
+			for (int64_t g = 0; g < groups->n; g++) {
+				int64_t start = groups->cuts[g], T = groups->cuts[g + 1] - start;
+				const float *mine = dy + start * lddy + row;
+				add_group(dweight->data + row * in, mine, lddy, x + start * ldx, ldx, rows, in, T,
+				          scratch);
+				if (dbias)
+					sp_runtime()->kernels->columns_add(dbias + row, mine, lddy, NULL, 0, T, rows);
+			}
 		}
+	}
 }

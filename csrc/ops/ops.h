@@ -71,9 +71,11 @@ struct sp_groups {
 void sp_linear_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const struct sp_matrix *transposed,
                         int64_t N, struct sp_team *team);
 /* dweight[out, in] += dy^T x and dbias[out] += sum of dy, dbias may be NULL: group after group, in each a chain from 0;
- * ranks split the outputs. Rows of x are read to the end of a panel. */
+ * ranks split the outputs. `scratch` is a rank's own, sp_linear_backward_scratch floats. */
 void sp_linear_backward_weight(const struct sp_matrix *dweight, float *dbias, const float *dy, int64_t lddy,
-                               const float *x, int64_t ldx, const struct sp_groups *groups, struct sp_team *team);
+                               const float *x, int64_t ldx, const struct sp_groups *groups, float *scratch,
+                               struct sp_team *team);
+int64_t sp_linear_backward_scratch(void);
 /* W^T of a row-major weight [out, in] as sp_linear_backward wants it: sp_transposed_floats of them. */
 int64_t sp_transposed_floats(int64_t out, int64_t in);
 void sp_linear_transpose(const struct sp_matrix *transposed, const float *weight, struct sp_team *team);
@@ -150,10 +152,17 @@ void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t
 
 /* Floats of scratch that one rank needs for the gradient. */
 int64_t sp_attention_backward_scratch(int64_t T, int64_t d);
-/* dqkv[N, 3H] from dcontext[N, H]; the weights are computed again and dropped by the same draws. Ranks split sentences x
- * heads. Rows of qkv and of dcontext must be followed by one panel's width of readable floats. */
-void sp_attention_backward(float *dqkv, int64_t lddqkv, const float *dcontext, int64_t ldc, const float *qkv,
-                           int64_t ld, const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
+/* The gradient of the bias by relative position, sentence by sentence: sums[n, buckets, heads]; NULL: there is none. */
+struct sp_relative_gradient {
+	float *sums;
+	int64_t buckets;
+};
+/* dqkv[N, 3H] from dcontext[N, H], and what is added to the sums of relative; the weights are computed again and dropped by
+ * the same draws. Ranks split sentences x heads. Rows of qkv and of dcontext must be followed by one panel's width of
+ * readable floats. */
+void sp_attention_backward(float *dqkv, int64_t lddqkv, const struct sp_relative_gradient *relative,
+                           const float *dcontext, int64_t ldc, const float *qkv, int64_t ld,
+                           const struct sp_chunk *chunk, const struct sp_layer_kind *kind,
                            const struct sp_dropout *dropout, int64_t layer, float *scratch, struct sp_team *team);
 
 #endif

@@ -56,6 +56,7 @@ static const struct {
 	size_t offset;
 } fields[] = {FIELD(gemm),
               FIELD(pack),
+              FIELD(transpose),
               FIELD(activation),
               FIELD(softmax_columns),
               FIELD(divide_rows),
@@ -125,9 +126,10 @@ static PyObject *op(PyObject *Py_UNUSED(module), PyObject *name)
 		const char *name;
 		void (*function)(void);
 	} ops[] = {
-		OP(linear_backward),    OP(linear_backward_weight),     OP(linear_transpose),
-		OP(layernorm_backward), OP(layernorm_backward_weight),  OP(dropout_forward),
-		OP(attention_backward), OP(attention_backward_scratch), OP(pool_tokens_backward),
+		OP(linear_backward),      OP(linear_backward_weight), OP(linear_backward_scratch),
+		OP(linear_transpose),     OP(layernorm_backward),     OP(layernorm_backward_weight),
+		OP(dropout_forward),      OP(attention_backward),     OP(attention_backward_scratch),
+		OP(pool_tokens_backward),
 	};
 #undef OP
 	for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++)

@@ -11,7 +11,7 @@ from sentpool.pooling.layers import TOKEN_POOLINGS, LayerPooling, Layers
 # Layers of which the means are averaged. SimCSE's "first" is layer 1; early code and papers took the embedding output.
 _LAYERS = {"first_last": [1, -1], "embedding_last": [0, -1], "top2": [-2, -1], "all_layers": "all"}
 _ALIASES = {"avg": "mean", "avg_first_last": "first_last", "avg_top2": "top2", "cls_before_pooler": "cls"}
-_WITH_PARAMETERS = ("cls_mlp", "scalar_mix", "weighted_layer", "layer_attention")
+_WITH_PARAMETERS = ("cls_mlp", "cls_mlp_train_only", "scalar_mix", "weighted_layer", "layer_attention")
 _LAYER_LIST = re.compile(r"layers=\[\s*(-?\d{1,4}(?:\s*,\s*-?\d{1,4})*)\s*\]")
 
 NAMES = (*TOKEN_POOLINGS, *_LAYERS, "sbert_wk")
@@ -60,7 +60,9 @@ def short_name(pooling: LayerPooling) -> str:
 def is_called(pooling, name: str) -> bool:
     """Whether `pooling`, which a folder holds, is what the name of a pooling with parameters asks for."""
     kind = type(pooling.layers).__name__
-    if name == "cls_mlp":
+    if name in ("cls_mlp", "cls_mlp_train_only"):
         dense = [module for module in pooling.head if type(module).__name__ == "Dense"]
-        return pooling.layers == Layers([-1], "cls") and len(dense) == 1 and dense[0].activation == "tanh"
+        if pooling.layers != Layers([-1], "cls") or len(dense) != 1 or dense[0].activation != "tanh":
+            return False
+        return dense[0].train_only == (name == "cls_mlp_train_only")
     return name in _WITH_PARAMETERS and kind == "".join(part.capitalize() for part in name.split("_"))

@@ -127,7 +127,6 @@ class TrainingRun:
     def run(self, output: OutputFolder | None) -> History:
         """Train, from the newest checkpoint of `output` if there is one."""
         self.output = output
-        self.began = time.perf_counter()
         if output is not None:
             checkpoint = output.newest()
             if checkpoint is not None:
@@ -152,23 +151,21 @@ class TrainingRun:
         return self.history
 
     def _loop(self, bar) -> None:
-        settings = self.settings
-        if self.step == 0 and self.development is not None and not self.history.evaluations:
-            self._evaluate()
+        # At the beginning; or where the run was broken off while it was evaluated.
+        self._evaluate_if_due()
         stopped = False
         while self.step < self.total_steps and not stopped:
             row = self.take_step()
             if bar is not None:
                 bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
                 bar.update(1)
-            last = self.step == self.total_steps
-            if self.development is not None and (self.step % settings.eval_steps == 0 or last):
-                row = row | self._evaluate()
+            row = row | self._evaluate_if_due()
             if self.callbacks:
                 self._hand_over()
                 for callback in self.callbacks:
                     stopped |= callback(self.model, row) is True
-            if self.output is not None and (self.step % settings.save_steps == 0 or last or stopped):
+            last = stopped or self.step == self.total_steps
+            if self.output is not None and (last or self.step % self.settings.save_steps == 0):
                 self._save_checkpoint()
 
     def take_step(self) -> dict:
@@ -252,8 +249,12 @@ class TrainingRun:
                 f"batch_size"
             )
 
-    def _evaluate(self) -> dict:
-        """An evaluation's row; a model that is better than all before is kept."""
+    def _evaluate_if_due(self) -> dict:
+        """An evaluation's row, if there is one after this step; a model that is better than all before is kept."""
+        due = self.step == self.total_steps or self.step % self.settings.eval_steps == 0
+        done = any(row["step"] == self.step for row in self.history.evaluations[-1:])
+        if self.development is None or not due or done:
+            return {}
         self._hand_over()
         best = self.history.best
         row = {"step": self.step} | self.development.evaluate(self.model, self.threads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from sentpool.checks import one_of, positive_integer, positive_number, seed
 from sentpool.errors import shown
@@ -56,7 +56,8 @@ class Settings:
 
     def describe(self) -> dict:
         """The settings, ready for JSON."""
-        return asdict(self) | {"objective": _described(self.objective), "dropout": list(self.dropout)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"objective": _described(self.objective), "dropout": list(self.dropout)}
 
     def decisive(self) -> dict:
         """Those that the trained weights depend on."""

@@ -30,7 +30,7 @@ class Trainer:
         numbers of ``simcse-unsup``. It never changes the model's pooling.
     pooling : str or Pooling, optional
         Replaces the model's pooling before training. A name whose parameters the model's folder does not hold, such as
-        ``layer_attention`` or ``cls_mlp``, starts with fresh ones.
+        ``layer_attention`` or ``cls_mlp_train_only``, starts with fresh ones.
     epochs, batch_size, learning_rate, max_length : optional
         1, 64 items, 3e-5 and 32 tokens in ``simcse-unsup``.
     max_steps : int, optional

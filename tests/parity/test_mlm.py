@@ -8,8 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from sentpool import SentenceEncoder  # noqa: E402
+from sentpool import SentenceEncoder, _core  # noqa: E402
+from sentpool.config import EncoderConfig  # noqa: E402
 from sentpool.masked_language_model import MaskedLanguageModel  # noqa: E402
+from sentpool.mlm_head import read_head  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
@@ -125,3 +127,41 @@ def test_the_whole_model(tmp_path):
     groups = np.arange(len(texts) + 1)
     masked.backward(states, chosen.labels, masked.cuts(chosen.positions, tokens.offsets, groups), table)
     assert masked.finish(np.zeros_like(table)) == pytest.approx(total / len(chosen.labels), rel=1e-5)
+
+
+FAMILIES = {
+    "Bert": {"hidden_act": "gelu"},
+    "Roberta": {},
+    "XLMRoberta": {},
+    "Camembert": {},
+    "DistilBert": {"dim": 32, "n_heads": 2, "n_layers": 2, "hidden_dim": 40, "activation": "relu"},
+    "MPNet": {},
+    "Albert": {"embedding_size": 20, "hidden_act": "gelu_new"},
+    "Electra": {"embedding_size": 20},
+    "ModernBert": {"num_hidden_layers": 3, "cls_token_id": 2, "sep_token_id": 3, "attn_implementation": "eager"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_of_every_family(family, tmp_path):
+    """Logits of transformers, from ids to the end, against the head of the folder on the last layer's states."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 40}
+    fields = {**sizes, "vocab_size": 50, "max_position_embeddings": 40, "pad_token_id": 0, **FAMILIES[family]}
+    config = getattr(transformers, f"{family}Config")(**fields)
+    reference = getattr(transformers, f"{family}ForMaskedLM")(config).eval()
+    for parameter in reference.parameters():
+        parameter.data += 0.2 * torch.randn(parameter.shape)
+    reference.tie_weights()
+    reference.save_pretrained(tmp_path)
+    ids, labels = torch.arange(5, 25)[None], np.arange(20) % 50
+    logits = reference(input_ids=ids).logits[0]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="none")
+    head = read_head(tmp_path, EncoderConfig.read(tmp_path), seed=0)
+    assert not head.is_fresh
+    p = [head.parameters[name] for name in ("dense.weight", "dense.bias", "norm.weight", "norm.bias")]
+    p += [reference.get_input_embeddings().weight.detach().numpy(), head.parameters["bias"]]
+    gradients = tuple(map(np.zeros_like, p))
+    rows = reference.base_model(input_ids=ids).last_hidden_state[0].detach().numpy()
+    losses, _ = _core.mlm_head(rows, labels, [0, 20], tuple(p), gradients, head.eps, head.activation, 1.0)
+    np.testing.assert_allclose(losses, expected.detach().numpy(), rtol=2e-5, atol=2e-5)
