@@ -20,12 +20,13 @@ static enum sp_status reserve(struct sp_buffer *buffer, int64_t floats)
 {
 	if (floats <= buffer->capacity)
 		return SP_OK;
+	int64_t with_room = floats + floats / 8; /* for batches a little larger; pages never touched cost nothing */
 	sp_free(buffer->memory);
 	buffer->capacity = 0;
-	buffer->memory = sp_floats(floats);
+	buffer->memory = sp_floats(with_room);
 	if (!buffer->memory)
 		return SP_NO_MEMORY;
-	buffer->capacity = floats;
+	buffer->capacity = with_room;
 	return SP_OK;
 }
 

@@ -105,8 +105,7 @@ static void add_group(float *dweight, const float *dy, int64_t lddy, const float
 	kernels->transpose(turned, LD_BLOCK, dy, lddy, T, rows);
 	for (int64_t column = 0; column < in; column += nr) {
 		int64_t cols = in - column < nr ? in - column : nr;
-		for (int64_t t = 0; t < T; t++)
-			memcpy(panel + t * nr, x + t * ldx + column, (size_t)cols * sizeof(float));
+		kernels->activation(panel, nr, x + column, ldx, SP_IDENTITY, T, cols); /* a copy, by vectors */
 		kernels->gemm_add(dweight + column, in, (struct sp_panel_a){turned, LD_BLOCK, 0},
 		                  (struct sp_panel_b){panel, 0, nr}, rows, cols, T);
 	}
