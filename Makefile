@@ -16,7 +16,7 @@ PYTHON_FOLDERS := setup.py sentpool tests tools benchmarks
 COPIED := csrc sentpool tests tools setup.py pyproject.toml README.md LICENSE NOTICE CONTRIBUTING.md CHANGELOG.md $(wildcard .blis)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build parity asan werror lint format docs bench wheel clean python
+.PHONY: help demo test build parity asan werror lint format docs notebooks bench wheel clean python
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -63,6 +63,9 @@ format: $(VENV)/dev ## let ruff and clang-format rewrite the sources
 docs: build $(VENV)/docs ## the documentation as HTML in build/docs; warnings are errors
 	@$(PY) -m sphinx -q -W --keep-going -b html docs build/docs
 
+notebooks: build $(VENV)/notebooks $(VENV)/demo ## execute the notebooks (ARGS="04": only these)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) tools/build_notebooks.py $(ARGS)
+
 bench: export SENTPOOL_KERNELS = 1
 bench: build $(VENV)/demo ## the benchmarks, about an hour (benchmarks/README.md)
 	@$(PY) benchmarks/run.py $(ARGS)
@@ -87,6 +90,9 @@ $(VENV)/dev: pyproject.toml | build
 
 $(VENV)/docs: pyproject.toml | build
 	@$(PIP_INSTALL) --editable ".[docs]" && touch $@
+
+$(VENV)/notebooks: pyproject.toml | build
+	@$(PIP_INSTALL) --editable ".[notebooks]" && touch $@
 
 $(VENV)/parity: pyproject.toml | build
 	@$(PIP_INSTALL) "$(TORCH)" && $(PIP_INSTALL) --editable ".[parity]" && touch $@

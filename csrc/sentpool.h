@@ -408,7 +408,7 @@ void sp_normalize_forward(float *y, const float *x, int64_t n, int64_t d);
 /* dx[n, d] is stored. */
 void sp_normalize_backward(float *dx, const float *dy, const float *x, int64_t n, int64_t d);
 
-enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN };
+enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN, SP_HAMMING /* of a search alone */ };
 /* Similarities in float64, summed in one fixed order; distances are negated. The cosine of equal vectors is exactly 1,
  * of a zero vector 0. Of x and y, whose products with themselves are xx and yy (cosines need them); out[n] for rows of
  * a and b one by one, out[n, m] for every row of a against every row of b, on
@@ -420,13 +420,20 @@ enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const
 
 /* ---- model/search.c: the most similar rows of a corpus ------------------------------------------------------------- */
 
+/* What the rows of a corpus are made of; by Hamming distance d counts bytes, and queries are bytes too. */
+enum sp_code { SP_CODE_FLOAT32, SP_CODE_INT8, SP_CODE_UINT8, SP_CODE_BITS };
+
 struct sp_search_job {
-	int64_t *ids;               /* [n_queries, k], best first, equal scores by ascending row */
-	float *scores;              /* [n_queries, k], what sp_similarity gives, rounded */
-	const float *queries;       /* [n_queries, d], without gaps */
-	struct sp_strided corpus;   /* [n, d] */
+	int64_t *ids;             /* [n_queries, k], best first, equal scores by ascending row */
+	float *scores;            /* [n_queries, k], what sp_similarity gives, rounded; distances negated */
+	const float *queries;     /* [n_queries, d], without gaps */
+	struct sp_strided corpus; /* [n, d], if it is SP_CODE_FLOAT32; else */
+	const uint8_t *codes;     /* [n, d], rows code_ld bytes apart */
+	const uint8_t *bits;      /* [n_queries, d]: the queries, if it is SP_CODE_BITS */
+	int64_t code_ld;
+	enum sp_code code;
 	int64_t n_queries, n, d, k; /* 0 < k <= n */
-	enum sp_metric metric;      /* cosine, dot or euclidean */
+	enum sp_metric metric;      /* cosine, dot or euclidean; SP_HAMMING of SP_CODE_BITS */
 	int threads;
 	int (*poll)(void *); /* as in sp_encode_job */
 	void *poll_arg;

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sentpool._version import __version__
 
 if TYPE_CHECKING:
-    from sentpool import evaluation, plotting, pooling, search, training
+    from sentpool import evaluation, objectives, plotting, pooling, recipes, search, training
     from sentpool.config_report import show_config
     from sentpool.embedding_precision import quantize_embeddings
     from sentpool.encoder import EncodeInfo, SentenceEncoder
@@ -29,14 +29,18 @@ __all__ = [
     "__version__",
     "evaluation",
     "get_num_threads",
+    "objectives",
     "plotting",
     "pooling",
     "quantize_embeddings",
+    "recipes",
     "search",
     "set_num_threads",
     "show_config",
     "training",
 ]
+
+_MODULES = ("_core", "evaluation", "objectives", "plotting", "pooling", "recipes", "search", "training")
 
 # Loaded at the first use: the command line, whose modules are in this package too, can then say in one line why the
 # core does not load, and answer `--version` without it.
@@ -56,7 +60,7 @@ _HOMES = {
 
 
 def __getattr__(name: str):
-    if name in ("_core", "evaluation", "plotting", "pooling", "search", "training"):
+    if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

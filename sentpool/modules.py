@@ -86,6 +86,7 @@ def _class_paths(kind: str) -> tuple[str, ...]:
         f"models.{kind}",
         packages[kind],
         packages[kind].rpartition(".")[0],
+        f"sentence_transformer.modules.{packages[kind].rpartition('.')[2]}",
         "sentence_transformer.modules",
     )
     return tuple(f"sentence_transformers.{place}.{kind}" for place in places)

@@ -350,7 +350,7 @@ def sentence_transformers_folder(
         "WeightedLayerPooling": "sentence_transformer.modules.weighted_layer_pooling",
         "Pooling": "sentence_transformer.modules.pooling",
         "Dense": "base.modules.dense",
-        "Normalize": "base.modules.normalize",
+        "Normalize": "sentence_transformer.modules.normalize",
     }
     entries = [
         {

@@ -62,6 +62,7 @@ _SIGNATURES = {
     "sum_of_squares": (c_float, P, N),
     "squares": (None, P, P, N, N, N),
     "dots": (None, P, P, P, N, N, N),
+    "hamming": (None, P, P, P, N, N, N),
     "screen": (N, P, P, P, P, P, N),
     "dropout": (None, P, N, ctypes.POINTER(Draws), N, N, N),
     "gated_activation": (None, P, N, P, N, P, N, c_int, N, N),

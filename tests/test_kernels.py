@@ -476,6 +476,17 @@ def test_adamw_equals_its_twin(kernels, n):
         assert same(vector, twin)
 
 
+@each_isa
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 16, 48, 100])
+def test_hamming_equals_its_twin(kernels, width):
+    rng = np.random.default_rng(width)
+    x, y = Guarded(rng.integers(0, 256, width, np.uint8)), Guarded(rng.integers(0, 256, (5, width), np.uint8))
+    expected = np.unpackbits(x.array ^ y.array, axis=1).sum(axis=1)
+    for table in (kernels, SCALAR):
+        table.hamming(address(out := np.full(5, -1, np.int32)), x.address, y.address, width, 5, width)
+        np.testing.assert_array_equal(out, expected)
+
+
 def screened(kernels, scores, limit, slack, rows):
     """(row, column) of what the kernel lets through, over panels of its own width."""
     found = set()

@@ -16,6 +16,7 @@ from fabricate import (
     write_safetensors,
     write_sharded,
 )
+from fabricate_families import CONFIGS, family_folder, family_tensors
 
 from sentpool import cli
 from sentpool.model_info import inspect_model
@@ -102,6 +103,20 @@ def test_what_training_code_left(tmp_path):
     assert info.problems == []
     assert "mlp_only_train" in only_fact(info, "notice")
     assert info.facts["weights"]["unused_tensors"] == []
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family(tmp_path, family):
+    info = inspect_model(family_folder(tmp_path, family))
+    assert info.problems == []
+    config = CONFIGS[family]
+    assert info.facts["encoder"]["model_type"] == config["model_type"]
+    assert info.facts["weights"]["parameters"] == sum(tensor.size for tensor in family_tensors(config).values())
+    assert info.facts["dimension"] == 24
+    # The rows up to that of the padding token are no positions of a text.
+    offset = 2 if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    assert info.facts["encoder"]["max_tokens"] == positions - offset
 
 
 # ---- folders that do not open --------------------------------------------------------------------------------------

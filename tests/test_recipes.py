@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -27,6 +29,11 @@ def test_published_numbers(name):
     assert (*numbers, recipe.objective.hard_negative_alpha) == PUBLISHED[name]
     assert recipe.objective.temperature == 0.05 and not recipe.objective.symmetric
     assert recipe.objective.roles(recipe.columns) == ((0, 0) if "unsup" in name else (0, 1, 2))
+
+
+def test_they_are_there_without_an_import_of_their_own():
+    code = "import sentpool; sentpool.objectives.InfoNCE(), sentpool.recipes.NAMES; sentpool.training"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_names():

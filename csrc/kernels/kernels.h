@@ -153,6 +153,8 @@ struct sp_kernels {
 	void (*squares)(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);
 	/* out[j] = x . y_j for `rows` rows of y, in float64 with 8 virtual lanes; every product is exact */
 	void (*dots)(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);
+	/* out[j] = bits in which `bytes` bytes of x and of row j of y differ */
+	void (*hamming)(int32_t *out, const uint8_t *x, const uint8_t *y, int64_t ldy, int64_t rows, int64_t bytes);
 	/* Where in scores[rows][nr] a search must look closer: hits become row * nr + column, ascending, wherever
 	 * score > limit[column] * row.factor + (row.shift - slack[column] * row.length). Returns how many. */
 	int64_t (*screen)(int32_t *hits, const float *scores, const float *limit, const float *slack,
@@ -225,6 +227,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	float sp_sum_of_squares_##isa(const float *x, int64_t H);                                                      \
 	void sp_squares_##isa(double *out, const float *x, int64_t ld, int64_t rows, int64_t H);                       \
 	void sp_dots_##isa(double *out, const float *x, const float *y, int64_t ldy, int64_t rows, int64_t H);         \
+	void sp_hamming_##isa(int32_t *out, const uint8_t *x, const uint8_t *y, int64_t ldy, int64_t rows,             \
+	                      int64_t bytes);                                                                          \
 	int64_t sp_screen_##isa(int32_t *hits, const float *scores, const float *limit, const float *slack,            \
 	                        const struct sp_screen_row *row, int64_t rows);                                        \
 	float sp_softmax_row_##isa(float *x, float *max, int64_t n);                                                   \

@@ -468,6 +468,16 @@ static void dots(double *out, const float *x, const float *y, int64_t ldy, int64
 		out[j] = dot(x, y + j * ldy, H);
 }
 
+static void hamming(int32_t *out, const uint8_t *x, const uint8_t *y, int64_t ldy, int64_t rows, int64_t bytes)
+{
+	for (int64_t j = 0; j < rows; j++) {
+		out[j] = 0;
+		for (int64_t i = 0; i < bytes; i++)
+			for (int bit = 0; bit < 8; bit++)
+				out[j] += (x[i] ^ y[j * ldy + i]) >> bit & 1;
+	}
+}
+
 static int64_t screen(int32_t *hits, const float *scores, const float *limit, const float *slack,
                       const struct sp_screen_row *row, int64_t rows)
 {
@@ -539,5 +549,6 @@ const struct sp_kernels sp_kernels_scalar = {
 	.dots = dots,
 	.softmax_row = softmax_row,
 	.adamw = adamw,
+	.hamming = hamming,
 	.screen = screen,
 };

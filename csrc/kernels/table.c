@@ -45,5 +45,6 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.dots = SP_ISA_NAME(sp_dots),
 	.softmax_row = SP_ISA_NAME(sp_softmax_row),
 	.adamw = SP_ISA_NAME(sp_adamw),
+	.hamming = SP_ISA_NAME(sp_hamming),
 	.screen = SP_ISA_NAME(sp_screen),
 };

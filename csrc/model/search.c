@@ -10,6 +10,7 @@
  *     cosine     (t - g) |q| |c| - A                        q scaled by a power of two to a length below 1
  *     dot        t - g |q| |c| - A
  *     euclidean  (|q|^2 + |c|^2 - t^2) / 2 - g |q| |c| - A
+ * Rows in 8 bits become floats block by block. Packed bits are compared by Hamming distance, query by query.
  * Each rank keeps the best of the rows that it took in heaps, merged at the end. The order of hits is total (score, then
  * row), so which rank saw which row changes nothing.
  */
@@ -43,7 +44,7 @@ struct finder {
 	float *tile;                  /* [ROWS][nr] */
 	float *rows;                  /* [ROWS][ld]: a block whose rows cannot be used where they are; else NULL */
 	double *squares;              /* [ROWS]: of the block's rows */
-	int32_t *hits;                /* [SCREENED * nr] */
+	int32_t *hits;                /* [SCREENED * nr]; of bits [ROWS]: distances */
 	struct sp_screen_row *bounds; /* [ROWS] */
 };
 
@@ -148,16 +149,29 @@ static void meet_panel(const struct search *s, struct finder *f, int64_t panel, 
 	}
 }
 
+/* Rows in 8 bits as floats. */
+static void widen(float *rows, int64_t ld, const struct sp_search_job *job, int64_t first, int64_t count)
+{
+	for (int64_t i = 0; i < count; i++) {
+		const uint8_t *source = job->codes + (first + i) * job->code_ld;
+		for (int64_t p = 0; p < job->d; p++)
+			rows[i * ld + p] = job->code == SP_CODE_INT8 ? (float)(int8_t)source[p] : (float)source[p];
+	}
+}
+
 /* Rows [first, first + count) of the corpus where they are, or copied to where they can be used. */
 static const float *rows_of(const struct search *s, struct finder *f, int64_t first, int64_t count, int64_t *ld)
 {
 	const struct sp_strided *corpus = &s->job->corpus;
-	const float *source = corpus->data + first * corpus->rs;
 	int64_t d = s->job->d;
-	*ld = corpus->rs;
+	*ld = f->rows ? d + PADDING : corpus->rs;
+	if (s->job->code != SP_CODE_FLOAT32) {
+		widen(f->rows, *ld, s->job, first, count);
+		return f->rows;
+	}
+	const float *source = corpus->data + first * corpus->rs;
 	if (!f->rows)
 		return source;
-	*ld = d + PADDING;
 	for (int64_t i = 0; i < count; i++) {
 		if (corpus->cs == 1)
 			memcpy(f->rows + i * *ld, source + i * corpus->rs, (size_t)d * sizeof(float));
@@ -194,6 +208,22 @@ static void meet_block(struct search *s, struct finder *f, int64_t first, int64_
 		meet_panel(s, f, panel, rows, ld, count, first);
 }
 
+/* Every query against the packed bits of rows [first, first + count). */
+static void meet_bits(struct search *s, struct finder *f, int64_t first, int64_t count)
+{
+	const struct sp_search_job *job = s->job;
+	for (int64_t q = 0; q < s->count; q++) {
+		s->kernels->hamming(f->hits, job->bits + (s->first + q) * job->d, job->codes + first * job->code_ld,
+		                    job->code_ld, count, job->d);
+		struct hit *heap = f->best + q * job->k;
+		for (int64_t i = 0; i < count; i++) {
+			float score = -(float)f->hits[i];
+			if (f->held[q] < job->k || score > heap[0].score)
+				offer(heap, f->held + q, job->k, (struct hit){score + 0.0f, first + i});
+		}
+	}
+}
+
 static int stop(struct search *s, const struct sp_team *team)
 {
 	if (team->rank == 0 && s->job->poll && s->job->poll(s->job->poll_arg))
@@ -226,8 +256,8 @@ static void find(void *arg, struct sp_team *team)
 	int64_t n = s->job->n, rows = s->block_rows, first, end;
 	while (sp_team_take(team, (n + rows - 1) / rows, 1, &first, &end))
 		for (int64_t block = first; block < end && !stop(s, team); block++) {
-			int64_t row = block * rows;
-			meet_block(s, &s->finders[team->rank], row, n - row < rows ? n - row : rows);
+			int64_t row = block * rows, count = n - row < rows ? n - row : rows;
+			(s->job->code == SP_CODE_BITS ? meet_bits : meet_block)(s, &s->finders[team->rank], row, count);
 		}
 	while (sp_team_take(team, s->count, 1, &first, &end))
 		for (int64_t q = first; q < end && !atomic_load(&s->stopped); q++)
@@ -291,7 +321,7 @@ static int make_finder(struct finder *f, const struct search *s)
 {
 	const struct sp_search_job *job = s->job;
 	int64_t nr = s->kernels->nr, columns = s->panels * nr;
-	int copied = job->corpus.cs != 1 || job->corpus.rs % ALIASING_FLOATS == 0;
+	int copied = job->code != SP_CODE_FLOAT32 || job->corpus.cs != 1 || job->corpus.rs % ALIASING_FLOATS == 0;
 	*f = (struct finder){
 		.best = sp_bytes((size_t)(s->count * job->k) * sizeof *f->best),
 		.held = sp_bytes((size_t)s->count * sizeof *f->held),
@@ -323,7 +353,7 @@ static enum sp_status search_block(struct search *s)
 	s->finders = sp_bytes((size_t)s->ranks * sizeof *s->finders);
 	int ready = 0;
 	enum sp_status status = s->packed && s->slack && s->squares && s->lengths && s->finders ? SP_OK : SP_NO_MEMORY;
-	if (status == SP_OK)
+	if (status == SP_OK && s->job->code != SP_CODE_BITS)
 		status = pack_queries(s);
 	for (; status == SP_OK && ready < s->ranks; ready++)
 		if (!make_finder(&s->finders[ready], s))

@@ -3,23 +3,52 @@
 
 #include <math.h>
 
-/* A float32 matrix as it lies; NULL and an exception for anything else, which the caller has to convert. */
+/* A matrix of float32, or of 8 bits with rows in one piece, as it lies; NULL and an exception for anything else, which
+ * the caller has to convert. */
 static PyArrayObject *corpus_in(PyObject *object)
 {
 	PyArrayObject *array = (PyArrayObject *)object;
 	const npy_intp item = sizeof(float);
-	if (PyArray_Check(object) && PyArray_TYPE(array) == NPY_FLOAT32 && PyArray_NDIM(array) == 2 &&
-	    PyArray_ISBEHAVED_RO(array) && PyArray_STRIDE(array, 0) % item == 0 && PyArray_STRIDE(array, 1) % item == 0)
-		return (PyArrayObject *)Py_NewRef(object);
-	PyErr_SetString(PyExc_TypeError, "corpus must be an aligned float32 matrix");
+	if (PyArray_Check(object) && PyArray_NDIM(array) == 2 && PyArray_ISBEHAVED_RO(array)) {
+		int type = PyArray_TYPE(array);
+		npy_intp apart = PyArray_STRIDE(array, 0), next = PyArray_STRIDE(array, 1);
+		if ((type == NPY_FLOAT32 && apart % item == 0 && next % item == 0) ||
+		    ((type == NPY_INT8 || type == NPY_UINT8) && next == 1))
+			return (PyArrayObject *)Py_NewRef(object);
+	}
+	PyErr_SetString(PyExc_TypeError, "corpus must be an aligned matrix of float32, or of int8 or uint8 by rows");
 	return NULL;
+}
+
+/* The corpus as a job has it. */
+static void put_corpus(struct sp_search_job *job, PyArrayObject *corpus)
+{
+	int type = PyArray_TYPE(corpus);
+	job->code = type == NPY_FLOAT32 ? SP_CODE_FLOAT32 : type == NPY_INT8 ? SP_CODE_INT8 : SP_CODE_UINT8;
+	if (type == NPY_FLOAT32)
+		job->corpus = (struct sp_strided){SP_FLOATS(corpus), SP_STRIDE(corpus, 0), SP_STRIDE(corpus, 1)};
+	job->codes = PyArray_DATA(corpus);
+	job->code_ld = PyArray_STRIDE(corpus, 0);
+	job->n = PyArray_DIM(corpus, 0);
+	job->d = PyArray_DIM(corpus, 1);
+}
+
+/* Whether queries [n, d] can be compared with the corpus; sets the exception where not. */
+static int fits(PyArrayObject *queries, PyArrayObject *corpus, int64_t k)
+{
+	if (PyArray_DIM(corpus, 1) != PyArray_DIM(queries, 1))
+		PyErr_Format(PyExc_ValueError, "queries has rows of %lld values and corpus of %lld; they must be equal",
+		             (long long)PyArray_DIM(queries, 1), (long long)PyArray_DIM(corpus, 1));
+	else if (k < 1 || k > PyArray_DIM(corpus, 0))
+		PyErr_Format(PyExc_ValueError, "k is %lld; it must be between 1 and the corpus' rows", (long long)k);
+	return !PyErr_Occurred();
 }
 
 /* The exception for a vector that cannot be compared: row `row` of `name`, counted from `first` on. */
 static void raise_bad(const char *name, int64_t first, struct sp_strided rows, int64_t row, int64_t d)
 {
 	int finite = 1;
-	for (int64_t p = 0; p < d; p++)
+	for (int64_t p = 0; rows.data && p < d; p++) /* bytes are finite */
 		finite &= isfinite(rows.data[row * rows.rs + p * rows.cs]) != 0;
 	PyErr_Format(PyExc_ValueError, "%s[%lld] %s", name, (long long)(first + row),
 	             finite ? "is so long that products leave the range of float32; scale the vectors"
@@ -69,23 +98,46 @@ static PyObject *search(PyObject *Py_UNUSED(module), PyObject *args)
 	PyObject *result = NULL;
 	if (corpus && metric == SP_MANHATTAN)
 		PyErr_SetString(PyExc_ValueError, "metric is 'manhattan', by which there is no search");
-	else if (corpus && PyArray_DIM(corpus, 1) != PyArray_DIM(queries, 1))
-		PyErr_Format(PyExc_ValueError, "queries has rows of %lld values and corpus of %lld; they must be equal",
-		             (long long)PyArray_DIM(queries, 1), (long long)PyArray_DIM(corpus, 1));
-	else if (corpus && (k < 1 || k > PyArray_DIM(corpus, 0)))
-		PyErr_Format(PyExc_ValueError, "k is %lld; it must be between 1 and the corpus' rows", k);
-	else if (corpus) {
+	else if (corpus && fits(queries, corpus, k)) {
 		struct sp_search_job job = {
 			.queries = SP_FLOATS(queries),
-			.corpus = {SP_FLOATS(corpus), SP_STRIDE(corpus, 0), SP_STRIDE(corpus, 1)},
 			.n_queries = PyArray_DIM(queries, 0),
-			.n = PyArray_DIM(corpus, 0),
-			.d = PyArray_DIM(queries, 1),
 			.k = k,
 			.metric = (enum sp_metric)metric,
 			.threads = threads,
 			.poll = sp_poll_signals,
 		};
+		put_corpus(&job, corpus);
+		result = run_search(&job, first);
+	}
+	Py_XDECREF(corpus);
+	Py_XDECREF(queries);
+	return result;
+}
+
+static PyObject *search_bits(PyObject *Py_UNUSED(module), PyObject *args)
+{
+	PyObject *queries_object, *corpus_object;
+	long long k, first = 0;
+	int threads = 1;
+	if (!PyArg_ParseTuple(args, "OOL|iL:search_bits", &queries_object, &corpus_object, &k, &threads, &first))
+		return NULL;
+	PyArrayObject *queries = corpus_in(queries_object), *corpus = queries ? corpus_in(corpus_object) : NULL;
+	PyObject *result = NULL;
+	if (corpus && (PyArray_TYPE(queries) != NPY_UINT8 || PyArray_TYPE(corpus) != NPY_UINT8 ||
+	               !PyArray_IS_C_CONTIGUOUS(queries)))
+		PyErr_SetString(PyExc_TypeError, "queries and corpus must be uint8");
+	else if (corpus && fits(queries, corpus, k)) {
+		struct sp_search_job job = {
+			.bits = PyArray_DATA(queries),
+			.n_queries = PyArray_DIM(queries, 0),
+			.k = k,
+			.metric = SP_HAMMING,
+			.threads = threads,
+			.poll = sp_poll_signals,
+		};
+		put_corpus(&job, corpus);
+		job.code = SP_CODE_BITS;
 		result = run_search(&job, first);
 	}
 	Py_XDECREF(corpus);
@@ -94,7 +146,10 @@ static PyObject *search(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyMethodDef sp_search_functions[] = {
+	{"search_bits", search_bits, METH_VARARGS,
+	 "search_bits(queries, corpus, k, threads=1, first=0)\n--\n\nAs search, for packed bits, uint8: the scores are "
+	 "negated Hamming distances."},
 	{"search", search, METH_VARARGS,
-         "search(queries, corpus, k, metric, threads=1, first=0)\n--\n\nThe rows of a float32 corpus most similar to each "
-         "query, counted from first on, and their scores: int64 and float32 (n, k)."},
+	 "search(queries, corpus, k, metric, threads=1, first=0)\n--\n\nThe rows of a float32, int8 or uint8 corpus most similar to each "
+	 "query, counted from first on, and their scores: int64 and float32 (n, k)."},
 	{NULL, NULL, 0, NULL}};

@@ -3,5 +3,6 @@
 from sentpool.search.approximate import ApproximateIndex
 from sentpool.search.exact import Found, search
 from sentpool.search.index import SearchIndex
+from sentpool.search.quantized import search_bits, search_quantized
 
-__all__ = ["ApproximateIndex", "Found", "SearchIndex", "search"]
+__all__ = ["ApproximateIndex", "Found", "SearchIndex", "search", "search_bits", "search_quantized"]

@@ -36,8 +36,8 @@ def search(queries, corpus, k: int = 10, metric: str = "cosine", *, threads: int
     queries : array-like, shape (n, d) or (d,)
         Read as float32.
     corpus : array-like, shape (m, d)
-        An array or memory map with any strides. float32 is read in place and may be larger than memory; other types
-        are converted to float32 piece by piece.
+        An array or memory map with any strides. float32, int8 and uint8 are read in place and may be larger than
+        memory; other types are converted to float32 piece by piece.
     k : int, default 10
         At most as many rows are found as there are.
     metric : {"cosine", "dot", "euclidean"}
@@ -77,12 +77,12 @@ def search(queries, corpus, k: int = 10, metric: str = "cosine", *, threads: int
 
 
 def search_pieces(queries: np.ndarray, pieces: Iterable[np.ndarray], k: int, metric: str, threads: int) -> Found:
-    """The same over float32 arrays that make up the corpus one after the other.
+    """The same over arrays that make up the corpus one after the other.
 
     Parameters
     ----------
     queries : ndarray, shape (n, d)
-    pieces : iterable of ndarray, float32, shape (m_i, d)
+    pieces : iterable of ndarray, float32, int8 or uint8, shape (m_i, d)
         Each is read in place, and held no longer than it is searched.
     k, metric, threads
         As in `search`, checked.
@@ -105,8 +105,11 @@ def merged(a: Found, b: Found, k: int) -> Found:
 
 
 def pieces_of(corpus: np.ndarray) -> Iterable[np.ndarray]:
-    """A matrix as float32 arrays that the core reads in place: itself where it can, else copies of some rows each."""
-    if corpus.dtype == np.float32 and corpus.flags.aligned and not any(stride % 4 for stride in corpus.strides):
+    """A matrix as arrays that the core reads in place: itself where it can, else float32 copies of some rows each."""
+    strides_fit = not any(stride % 4 for stride in corpus.strides)
+    if corpus.dtype == np.float32 and corpus.flags.aligned and strides_fit:
+        return (corpus,)
+    if corpus.dtype in (np.int8, np.uint8) and corpus.strides[1] == 1:
         return (corpus,)
     rows = max(1, _PIECE_BYTES // (4 * max(1, corpus.shape[1])))
     return (_as_float32(corpus[start : start + rows]) for start in range(0, len(corpus), rows))

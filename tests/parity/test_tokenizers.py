@@ -276,3 +276,16 @@ def test_special_tokens_as_text_where_the_settings_say_so(tmp_path, wordpieces):
     folder = folder_of(tmp_path, "bert", "BertTokenizer", split_special_tokens=True)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in BERT + wordpieces), encoding="utf-8")
     assert_same_ids(folder, "BertTokenizerFast")
+
+
+def test_a_family_has_the_class_that_it_has_in_transformers():
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
+    from sentpool.architectures import ARCHITECTURES
+    from sentpool.tokenizer_kinds import KINDS
+
+    for row in ARCHITECTURES:
+        assert row.tokenizer in KINDS
+        if row.model_type in TOKENIZER_MAPPING_NAMES:
+            slow, fast = TOKENIZER_MAPPING_NAMES[row.model_type]
+            assert row.tokenizer == (slow or fast).removesuffix("Fast"), row.model_type
