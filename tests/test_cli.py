@@ -310,6 +310,28 @@ def test_encode_equals_the_library(minilm, tmp_path):
     assert np.load(tmp_path / "out.npy").tobytes() == expected.tobytes()
 
 
+def test_search_and_retrieval_end_to_end(minilm, tmp_path):
+    """In processes of their own: texts to an index, the index asked again, BEIR's folder scored."""
+    texts = ["Stocks fell on Monday.", "A cat sits on the sofa.", "It rains."]
+    (tmp_path / "corpus.txt").write_text("\n".join(texts))
+    (tmp_path / "queries.txt").write_text("a pet on furniture\n")
+    queries = "--queries queries.txt -k 1 --threads 2"
+    status, out, err = shell(f"sentpool search '{minilm}' corpus.txt {queries} --save index", tmp_path)
+    assert status == 0, err
+    assert out.splitlines()[1].split(maxsplit=2)[1:] == ["1", texts[1]]
+    status, again, err = shell(f"cat queries.txt | sentpool search '{minilm}' index --queries - -k 1", tmp_path)
+    assert (status, again.splitlines()[:2]) == (0, out.splitlines()[:2]), err
+    pytest.importorskip("ir_measures")
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("q\td1\t1\n")
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "a pet on furniture"}')
+    documents = [{"_id": f"d{i}", "text": text} for i, text in enumerate(texts)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    status, out, err = shell(f"sentpool retrieval '{minilm}' . --measures RR --json result.json", tmp_path)
+    assert status == 0, err
+    assert json.loads((tmp_path / "result.json").read_text())["measures"] == {"RR": 1.0}
+
+
 def test_a_closed_pipe_is_silent(minilm):
     read_end, write_end = os.pipe()
     os.close(read_end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,31 @@ def test_model_must_be_finished():
         _core.Training("model")
     with pytest.raises(ValueError, match="finish"):
         _core.Training(_core.Model(**MODELS["odd"], type_vocab_size=2, layer_norm_eps=EPS))
+
+
+def test_model_must_be_in_float32():
+    half = load(_core.Model(**MODELS["odd"], type_vocab_size=2, layer_norm_eps=EPS, dtype="bfloat16"), tensors("odd"))
+    with pytest.raises(ValueError, match="model is in low precision"):
+        _core.Training(half)
+
+
+def test_a_signal_ends_a_pass():
+    """KeyboardInterrupt, and no tape is left."""
+    training = _core.Training(build("deep_products"))
+    ids, offsets = sentences("deep_products")
+    ids, offsets = np.tile(ids, 20), np.concatenate([[0], *(offsets[1:] + i * offsets[-1] for i in range(20))])
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            for _ in range(1000):
+                states = training.forward(ids, offsets, [2], ["mean"], step=0, first_row=0)
+                training.backward(states)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    states = training.forward(ids, offsets, [2], ["mean"], step=0, first_row=0)
+    training.backward(states)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,10 @@ import numpy as np
 
 from sentpool import _core
 from sentpool.checks import one_of, positive_integer
-from sentpool.search.exact import METRICS, Found, check_widths, matrix, query_matrix, search
+from sentpool.search.exact import METRICS, Found, check_widths, matrix, query_matrix, rescored, search
 from sentpool.threads import resolve
 
 ENGINES = ("usearch", "faiss")
-# Float32 numbers of candidates that are gathered for rescoring at a time.
-_GATHERED = 1 << 22
 
 
 class ApproximateIndex:
@@ -81,9 +79,7 @@ class ApproximateIndex:
         check_widths(queries, self.vectors.shape[1])
         look_up = {"usearch": _usearch_ids, "faiss": _faiss_ids}[self.engine]
         ids = look_up(self.native, self._prepared(queries), k, threads) if len(queries) else np.empty((0, k), np.int64)
-        scores = self._scores(queries, ids)
-        order = np.lexsort((ids, -scores), axis=1)
-        found = Found(np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))
+        found = rescored(queries, ids, self.vectors.__getitem__, self.metric, k)
         return Found(found.ids[0], found.scores[0]) if single else found
 
     def recall(self, queries, k: int = 10, *, threads: int | None = None) -> float:
@@ -96,15 +92,6 @@ class ApproximateIndex:
 
     def _prepared(self, vectors: np.ndarray) -> np.ndarray:
         return _core.normalize(vectors) if self.metric == "cosine" else vectors
-
-    def _scores(self, queries: np.ndarray, ids: np.ndarray) -> np.ndarray:
-        scores = np.full(ids.shape, -np.inf, np.float32)
-        step = max(1, _GATHERED // max(1, ids.shape[1] * queries.shape[1]))
-        for start in range(0, len(ids), step):
-            rows, columns = np.nonzero(ids[start : start + step] >= 0)
-            pairs = queries[start + rows], self.vectors[ids[start + rows, columns]]
-            scores[start + rows, columns] = _core.similarity_pairwise(*pairs, self.metric)
-        return scores
 
 
 def _library(name: str) -> ModuleType:

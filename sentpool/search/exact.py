@@ -15,6 +15,8 @@ from sentpool.threads import resolve
 METRICS = ("cosine", "dot", "euclidean")
 # Of float32: how much of a corpus of another type is converted at a time.
 _PIECE_BYTES = 64 << 20
+# Float32 numbers of candidates that are gathered for rescoring at a time.
+_GATHERED = 1 << 22
 
 
 class Found(NamedTuple):
@@ -101,6 +103,29 @@ def merged(a: Found, b: Found, k: int) -> Found:
     """The `k` best of two; every id of `b` is above every id of `a`."""
     ids, scores = (np.concatenate(parts, axis=1) for parts in zip(a, b, strict=True))
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return Found(np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))
+
+
+def rescored(queries: np.ndarray, ids: np.ndarray, rows_of, metric: str, k: int) -> Found:
+    """Candidates scored by `SentenceEncoder.similarity`'s rule, and the best `k` of them.
+
+    Parameters
+    ----------
+    queries : ndarray, float32, shape (n, d)
+    ids : ndarray, int64, shape (n, candidates)
+        -1 stands for none; it gets the score -inf.
+    rows_of
+        Gives the vectors of ids, float32 (m, d).
+    metric, k
+        As in `search`.
+    """
+    scores = np.full(ids.shape, -np.inf, np.float32)
+    step = max(1, _GATHERED // max(1, ids.shape[1] * queries.shape[1]))
+    for start in range(0, len(ids), step):
+        rows, columns = np.nonzero(ids[start : start + step] >= 0)
+        rows += start
+        scores[rows, columns] = _core.similarity_pairwise(queries[rows], rows_of(ids[rows, columns]), metric)
+    order = np.lexsort((ids, -scores), axis=1)[:, :k]
     return Found(np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1))
 
 

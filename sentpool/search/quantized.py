@@ -8,12 +8,10 @@ from sentpool import _core
 from sentpool.checks import one_of, positive_integer
 from sentpool.embedding_precision import quantize_embeddings
 from sentpool.errors import shown
-from sentpool.search.exact import METRICS, Found, check_widths, matrix, query_matrix, search
+from sentpool.search.exact import METRICS, Found, check_widths, matrix, query_matrix, rescored, search
 from sentpool.threads import resolve
 
 PRECISIONS = ("int8", "uint8", "binary", "ubinary")
-# Float32 numbers of candidates that are gathered for rescoring at a time.
-_GATHERED = 1 << 22
 
 
 def search_quantized(
@@ -82,10 +80,10 @@ def search_quantized(
         if len(vectors) != len(codes):
             raise ValueError(f"there are {len(vectors)} vectors and {len(codes)} codes; each code needs its vector")
         check_widths(queries, vectors.shape[1])
-        found = _rescored(queries, found, lambda ids: vectors[ids].astype(np.float32), metric, k)
+        found = rescored(queries, found.ids, lambda ids: vectors[ids].astype(np.float32), metric, k)
     elif not precision.endswith("int8"):
         width = queries.shape[1]
-        found = _rescored(queries, found, lambda ids: _signs(codes[ids], width), "dot", k)
+        found = rescored(queries, found.ids, lambda ids: _signs(codes[ids], width), "dot", k)
     return Found(found.ids[0], found.scores[0]) if single else found
 
 
@@ -157,18 +155,6 @@ def _signs(codes: np.ndarray, width: int) -> np.ndarray:
     packed = codes if codes.dtype == np.uint8 else codes.view(np.uint8) ^ 0x80
     bits = np.unpackbits(packed, axis=1)[:, :width]
     return ((2 * bits.astype(np.float32)) - 1) / np.float32(np.sqrt(width))
-
-
-def _rescored(queries: np.ndarray, found: Found, rows, metric: str, k: int) -> Found:
-    """Candidates scored by `rows(ids)`, float32, and the best `k` of them."""
-    scores = np.empty(found.ids.shape, np.float32)
-    step = max(1, _GATHERED // max(1, found.ids.shape[1] * queries.shape[1]))
-    for start in range(0, len(queries), step):
-        ids = found.ids[start : start + step]
-        repeated = np.repeat(queries[start : start + step], ids.shape[1], axis=0)
-        scores[start : start + step] = _core.similarity_pairwise(repeated, rows(ids.ravel()), metric).reshape(ids.shape)
-    order = np.lexsort((found.ids, -scores), axis=1)[:, :k]
-    return Found(np.take_along_axis(found.ids, order, 1), np.take_along_axis(scores, order, 1))
 
 
 def _codes(name: str, codes, dtype=None) -> np.ndarray:
