@@ -40,6 +40,8 @@ class Model:
         attention_bias: bool = True,
         feed_forward_bias: bool = True,
         gated: bool = False,
+        attention_output_dropout: bool = True,
+        feed_forward_dropout: bool = True,
         dtype: str = "float32",
         balanced: bool = False,
     ) -> Model: ...

@@ -272,6 +272,7 @@ DISTILBERT = Architecture(
         _OUTPUT: "transformer.layer.{layer}.ffn.lin2",
         _OUTPUT_NORM: "transformer.layer.{layer}.output_layer_norm",
     },
+    structure=structures.distilbert,
     tokenizer="DistilBertTokenizer",
 )
 

@@ -25,10 +25,13 @@ _LARGEST_BASE = 1e12
 
 
 def absolute(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Positions from a table, from its first row on: BERT, DistilBERT."""
-    if fields.has("sinusoidal_pos_embds"):  # the table is there either way
-        fields.boolean("sinusoidal_pos_embds")
+    """Positions from a table, from its first row on: BERT."""
     return {}
+
+
+def distilbert(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
+    """As BERT; in training nothing is dropped between attention and its layer norm."""
+    return {"attention_output_dropout": False}
 
 
 def after_padding(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -50,9 +53,9 @@ def electra(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def albert(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Embeddings that are always projected, and layers that share weights."""
+    """Embeddings that are always projected, and layers that share weights; nothing drops what feed-forwards give."""
     groups = fields.integer("num_hidden_groups", 1, maximum=sizes["num_hidden_layers"])
-    return {"embedding": sizes["embedding_size"], "projection": True, "groups": groups}
+    return {"embedding": sizes["embedding_size"], "projection": True, "groups": groups, "feed_forward_dropout": False}
 
 
 def modernbert(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:

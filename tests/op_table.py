@@ -58,6 +58,7 @@ class LayerKind(ctypes.Structure):
         ("norm", c_int),
         ("rotary", N),
         ("rotary_base", c_double),
+        ("undropped", c_uint32),
         ("window", N),
     )
 

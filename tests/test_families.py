@@ -99,6 +99,31 @@ def test_padding_tokens_inside_a_sentence_have_no_positions_of_their_own(tmp_pat
     np.testing.assert_allclose(found, expected * norm[0] + norm[1], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("family", "silent", "dropped"),
+    [
+        ("distilbert", "ffn.lin2", False),  # what is left is attention's output
+        ("albert", "attention.dense", False),  # the feed-forward's
+        ("roberta", "attention.output.dense", True),
+    ],
+)
+def test_where_a_family_drops_nothing(tmp_path, family, silent, dropped):
+    """The first layer with one block's output zero: with dropout of hidden states the rest is as without, or is not."""
+    model = SentenceEncoder(family_folder(tmp_path, family))
+    weights = trained_tensors(model._core)
+    tensors = family_tensors(CONFIGS[family])
+    names = {name for name in tensors if silent in name}
+    tensors |= {name: np.zeros_like(tensors[name]) for name in names}
+    parts = {name: tensor.core for name, tensor in model.folder.config.tensors().items()}
+    put_tensors(model._core, weights | {parts[name][0]: tensors[name] for name in names})
+    ids, offsets = packed(model, (12,))
+    found = model._core.hidden_states(ids, offsets, dropout=(0.5, 0.0, 3, 0, 0))
+    expected = Encoder(CONFIGS[family], tensors)._layer(found[0].astype(np.float64), 0)
+    assert (np.abs(found[1] - expected).max() > 0.1) == dropped
+    if not dropped:
+        np.testing.assert_allclose(found[1], expected, atol=1e-4)
+
+
 # ---- bits ----------------------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,8 @@ static void through_dropout(const struct backward *b, float *to, const float *fr
 	int64_t first, end;
 	while (sp_team_take(b->team, b->N, SP_ROW_GRAIN, &first, &end))
 		memcpy(to + first * b->ld, from + first * b->ld, (size_t)((end - first) * b->ld) * sizeof(float));
-	sp_dropout_forward(to, b->ld, b->dropout, site, b->layer, b->chunk, b->kind->hidden, b->team);
+	sp_dropout_forward(to, b->ld, sp_dropout_at(b->kind, b->dropout, site), site, b->layer, b->chunk,
+	                   b->kind->hidden, b->team);
 }
 
 static void layernorm(const struct backward *b, float *dz, float *normed, const float *dy, const float *first,

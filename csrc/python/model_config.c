@@ -118,38 +118,42 @@ static int check_config(const struct sp_config *c)
 	return check_positions(c);
 }
 
+/* The keyword arguments of Model, in the order of the format below. */
+static char *argument_names[] = {"vocab_size",
+                                 "max_positions",
+                                 "type_vocab_size",
+                                 "hidden",
+                                 "layers",
+                                 "heads",
+                                 "intermediate",
+                                 "layer_norm_eps",
+                                 "activation",
+                                 "position_offset",
+                                 "padding_id",
+                                 "embedding",
+                                 "groups",
+                                 "relative_buckets",
+                                 "rotary",
+                                 "rotary_base",
+                                 "local_rotary_base",
+                                 "local_window",
+                                 "local_layers",
+                                 "position_table",
+                                 "projection",
+                                 "pre_norm",
+                                 "first_norm",
+                                 "norm_bias",
+                                 "attention_bias",
+                                 "feed_forward_bias",
+                                 "gated",
+                                 "attention_output_dropout",
+                                 "feed_forward_dropout",
+                                 "dtype",
+                                 "balanced",
+                                 NULL};
+
 int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config *config)
 {
-	static char *names[] = {"vocab_size",
-	                        "max_positions",
-	                        "type_vocab_size",
-	                        "hidden",
-	                        "layers",
-	                        "heads",
-	                        "intermediate",
-	                        "layer_norm_eps",
-	                        "activation",
-	                        "position_offset",
-	                        "padding_id",
-	                        "embedding",
-	                        "groups",
-	                        "relative_buckets",
-	                        "rotary",
-	                        "rotary_base",
-	                        "local_rotary_base",
-	                        "local_window",
-	                        "local_layers",
-	                        "position_table",
-	                        "projection",
-	                        "pre_norm",
-	                        "first_norm",
-	                        "norm_bias",
-	                        "attention_bias",
-	                        "feed_forward_bias",
-	                        "gated",
-	                        "dtype",
-	                        "balanced",
-	                        NULL};
 	/* what is left out stays impossible and is refused by name, or means what it is in BERT */
 	long long vocab_size = 0, max_positions = 0, type_vocab_size = -1, hidden = 0, layers = 0, heads = 0;
 	long long intermediate = 0, position_offset = 0, padding_id = -1, embedding = 0, groups = 0, buckets = 0;
@@ -158,14 +162,15 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 	const char *activation = "gelu";
 	PyObject *local_layers = NULL;
 	int position_table = 1, projection = 0, pre_norm = 0, first_norm = 1, norm_bias = 1, attention_bias = 1;
-	int feed_forward_bias = 1, gated = 0, balanced = 0;
+	int feed_forward_bias = 1, gated = 0, attention_output_dropout = 1, feed_forward_dropout = 1, balanced = 0;
 	const char *dtype = "float32";
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOppppppppsp:Model", names, &vocab_size,
-	                                 &max_positions, &type_vocab_size, &hidden, &layers, &heads, &intermediate,
-	                                 &eps, &activation, &position_offset, &padding_id, &embedding, &groups,
-	                                 &buckets, &rotary, &base, &local_base, &local_window, &local_layers,
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOppppppppppsp:Model", argument_names,
+	                                 &vocab_size, &max_positions, &type_vocab_size, &hidden, &layers, &heads,
+	                                 &intermediate, &eps, &activation, &position_offset, &padding_id, &embedding,
+	                                 &groups, &buckets, &rotary, &base, &local_base, &local_window, &local_layers,
 	                                 &position_table, &projection, &pre_norm, &first_norm, &norm_bias,
-	                                 &attention_bias, &feed_forward_bias, &gated, &dtype, &balanced))
+	                                 &attention_bias, &feed_forward_bias, &gated, &attention_output_dropout,
+	                                 &feed_forward_dropout, &dtype, &balanced))
 		return 0;
 	*config = (struct sp_config){
 		.vocab_size = vocab_size,
@@ -188,6 +193,8 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 		.local_rotary_base = local_base,
 	};
 	config->balanced = balanced;
+	config->layer.undropped = (attention_output_dropout ? 0u : 1u << SP_SITE_ATTENTION_OUTPUT) |
+	                          (feed_forward_dropout ? 0u : 1u << SP_SITE_FEED_FORWARD);
 	config->parts = (position_table ? SP_POSITION_TABLE : 0u) | (projection ? SP_PROJECTION : 0u) |
 	                (norm_bias ? SP_NORM_BIAS : 0u) | (attention_bias ? SP_ATTENTION_BIAS : 0u) |
 	                (feed_forward_bias ? SP_FEED_FORWARD_BIAS : 0u) | (gated ? SP_GATE : 0u) |
