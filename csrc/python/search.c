@@ -147,9 +147,9 @@ static PyObject *search_bits(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyMethodDef sp_search_functions[] = {
 	{"search_bits", search_bits, METH_VARARGS,
-	 "search_bits(queries, corpus, k, threads=1, first=0)\n--\n\nAs search, for packed bits, uint8: the scores are "
-	 "negated Hamming distances."},
+         "search_bits(queries, corpus, k, threads=1, first=0)\n--\n\nAs search, for packed bits, uint8: the scores are "
+         "negated Hamming distances."},
 	{"search", search, METH_VARARGS,
-	 "search(queries, corpus, k, metric, threads=1, first=0)\n--\n\nThe rows of a float32, int8 or uint8 corpus most similar to each "
-	 "query, counted from first on, and their scores: int64 and float32 (n, k)."},
+         "search(queries, corpus, k, metric, threads=1, first=0)\n--\n\nThe rows of a float32, int8 or uint8 corpus most similar to each "
+         "query, counted from first on, and their scores: int64 and float32 (n, k)."},
 	{NULL, NULL, 0, NULL}};
