@@ -413,6 +413,7 @@ enum sp_metric { SP_COSINE, SP_DOT, SP_EUCLIDEAN, SP_MANHATTAN, SP_HAMMING /* of
  * of a zero vector 0. Of x and y, whose products with themselves are xx and yy (cosines need them); out[n] for rows of
  * a and b one by one, out[n, m] for every row of a against every row of b, on
  * `threads` threads and with poll as in sp_encode. */
+double sp_cosine(double xy, double xx, double yy); /* from products */
 double sp_similarity(const float *x, const float *y, double xx, double yy, int64_t d, enum sp_metric metric);
 void sp_similarity_pairwise(double *out, const float *a, const float *b, int64_t n, int64_t d, enum sp_metric metric);
 enum sp_status sp_similarity_matrix(float *out, const float *a, int64_t n, const float *b, int64_t m, int64_t d,

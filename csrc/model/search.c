@@ -26,6 +26,7 @@ enum {
 	BLOCK_FLOATS = 1 << 17, /* fewer where these are more than so many floats */
 	SCREENED = 32,          /* rows between two looks at the k-th best scores */
 	QUERIES = 2048,         /* that meet a block, */
+	FEW_QUERIES = 4,        /* that are compared without panels */
 	HEAP_BYTES = 32 << 20,  /* fewer where the hits of a rank would need more than so much */
 	ALIASING_FLOATS = 1024, /* rows this far apart share few lines of the level-1 cache */
 	PADDING = 16
@@ -117,6 +118,14 @@ static struct sp_screen_row bounds_of(const struct search *s, double square)
 	return (struct sp_screen_row){1, -tiny, length};
 }
 
+/* Take a score of a query among its best, if it is one; rows come in ascending order. */
+static inline void take(const struct search *s, struct finder *f, int64_t q, float score, int64_t id)
+{
+	struct hit *heap = f->best + q * s->job->k;
+	if (f->held[q] < s->job->k || score > heap[0].score)
+		offer(heap, f->held + q, s->job->k, (struct hit){score + 0.0f, id});
+}
+
 /* Compute the scores of the pairs that a tile's screening let through. */
 static void look_closer(const struct search *s, struct finder *f, int64_t panel, int64_t n_hits, const float *rows,
                         int64_t ld, const double *squares, int64_t first_id)
@@ -195,6 +204,22 @@ static int check_rows(struct search *s, const double *squares, int64_t first, in
 	return 1;
 }
 
+/* A few queries: what a panel would cost them is more than the scores themselves. */
+static void meet_few(const struct search *s, struct finder *f, const float *rows, int64_t ld, int64_t count,
+                     int64_t first_id)
+{
+	const struct sp_search_job *job = s->job;
+	double products[ROWS];
+	for (int64_t q = 0; q < s->count; q++) {
+		s->kernels->dots(products, job->queries + (s->first + q) * job->d, rows, ld, count, job->d);
+		for (int64_t i = 0; i < count; i++) {
+			if (job->metric == SP_COSINE)
+				products[i] = sp_cosine(products[i], s->squares[q], f->squares[i]);
+			take(s, f, q, (float)products[i], first_id + i);
+		}
+	}
+}
+
 static void meet_block(struct search *s, struct finder *f, int64_t first, int64_t count)
 {
 	int64_t ld;
@@ -202,6 +227,10 @@ static void meet_block(struct search *s, struct finder *f, int64_t first, int64_
 	s->kernels->squares(f->squares, rows, ld, count, s->job->d);
 	if (!check_rows(s, f->squares, first, count) || atomic_load(&s->bad_row) < INT64_MAX)
 		return;
+	if (s->count <= FEW_QUERIES && s->job->metric != SP_EUCLIDEAN) {
+		meet_few(s, f, rows, ld, count, first);
+		return;
+	}
 	for (int64_t i = 0; i < count; i++)
 		f->bounds[i] = bounds_of(s, f->squares[i]);
 	for (int64_t panel = 0; panel < s->panels; panel++)
@@ -215,12 +244,8 @@ static void meet_bits(struct search *s, struct finder *f, int64_t first, int64_t
 	for (int64_t q = 0; q < s->count; q++) {
 		s->kernels->hamming(f->hits, job->bits + (s->first + q) * job->d, job->codes + first * job->code_ld,
 		                    job->code_ld, count, job->d);
-		struct hit *heap = f->best + q * job->k;
-		for (int64_t i = 0; i < count; i++) {
-			float score = -(float)f->hits[i];
-			if (f->held[q] < job->k || score > heap[0].score)
-				offer(heap, f->held + q, job->k, (struct hit){score + 0.0f, first + i});
-		}
+		for (int64_t i = 0; i < count; i++)
+			take(s, f, q, -(float)f->hits[i], first + i);
 	}
 }
 

@@ -20,7 +20,7 @@ static double dot(const float *x, const float *y, int64_t d)
 	return value;
 }
 
-static double cosine(double xy, double xx, double yy)
+double sp_cosine(double xy, double xx, double yy)
 {
 	return xx == 0 || yy == 0 ? 0 : xy / sqrt(xx * yy);
 }
@@ -39,7 +39,7 @@ static double negated_distance(const float *x, const float *y, int64_t d, enum s
 double sp_similarity(const float *x, const float *y, double xx, double yy, int64_t d, enum sp_metric metric)
 {
 	if (metric == SP_COSINE)
-		return cosine(dot(x, y, d), xx, yy);
+		return sp_cosine(dot(x, y, d), xx, yy);
 	return metric == SP_DOT ? dot(x, y, d) : negated_distance(x, y, d, metric);
 }
 
@@ -75,7 +75,7 @@ static void compare_row(const struct comparison *c, int64_t i, int64_t first, in
 		sp_runtime()->kernels->dots(values, x, y, c->d, count, c->d);
 	for (int64_t j = 0; j < count; j++) {
 		if (c->metric == SP_COSINE)
-			values[j] = cosine(values[j], c->a_norms[i], c->b_norms[first + j]);
+			values[j] = sp_cosine(values[j], c->a_norms[i], c->b_norms[first + j]);
 		else if (c->metric != SP_DOT)
 			values[j] = negated_distance(x, y + j * c->d, c->d, c->metric);
 		out[j] = (float)values[j];
