@@ -25,9 +25,10 @@ from test_bits import environments
 from sentpool import SentenceEncoder, Trainer, cli, evaluation
 from sentpool.errors import SentpoolWarning
 from sentpool.objectives import CoSENT, InfoNCE
-from sentpool.pooling import Layers, Pooling
+from sentpool.pooling import Layers, Pooling, initial
 from sentpool.trained_weights import digest, trained_tensors
 from sentpool.training import History, TrainingData
+from sentpool.training.output_folder import OutputFolder
 
 HERE = Path(__file__).resolve().parent
 WORDS = "the a cat dog sat on mat big small runs happy unhappy".split()
@@ -62,9 +63,9 @@ def trained(folder, data=TEXTS, objective="simcse-unsup", *, resume=False, pooli
 
 @contextmanager
 def quiet():
-    """Without the warnings that a pooling is not the recipe's, and that a tiny encoder has much the same for all."""
+    """Without warnings of a pooling that is not the recipe's, of missing dropout, of much the same for all texts."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(pooling|collapse|fresh one)", SentpoolWarning)
+        warnings.filterwarnings("ignore", ".*(pooling|collapse|fresh one|its own positive)", SentpoolWarning)
         yield
 
 
@@ -110,6 +111,8 @@ def test_scored_pairs(folder):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     with pytest.raises(ValueError, match="learns from scores"):
         trained(folder, [pair[:2] for pair in pairs], CoSENT())
+    with pytest.raises(ValueError, match="takes all pairs for alike, and .*40 scored pairs"):
+        trained(folder, pairs)
 
 
 def test_dropout_alone_tells_a_text_from_itself(folder):
@@ -125,6 +128,18 @@ def test_dropout_alone_tells_a_text_from_itself(folder):
     assert (seen[-1][0] != seen[-1][1]).any(axis=1).all()
     trained(folder, objective=Watch(), max_steps=1, dropout=0)
     np.testing.assert_array_equal(seen[-1][0], seen[-1][1])
+
+
+def test_no_dropout_at_all_is_said(folder):
+    def warned(**options):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            Trainer(SentenceEncoder(folder, pooling="mean"), max_steps=1, batch_size=8, **options).fit(TEXTS)
+        return any("its own positive" in str(warning.message) for warning in seen)
+
+    assert warned(dropout=0)
+    assert not warned()
+    assert not warned(dropout=0, pooling="layer_attention")  # RReLU's slopes are drawn
 
 
 def test_masked_language_model(folder):
@@ -237,6 +252,28 @@ def test_head_only(folder, pooling, tmp_path):
     assert model.pooling == results[0]
     with quiet(), pytest.raises(ValueError, match="nothing is trained"):
         Trainer(SentenceEncoder(folder), "simcse-sup", pooling="mean", head_only=True).fit(TRIPLETS)
+
+
+def test_head_only_sees_what_training_sees(folder):
+    """Texts cut at max_length, the dropout that is asked for, no sentence twice in a batch, scores."""
+    seen = []
+
+    class Watch(InfoNCE):
+        def __call__(self, embeddings, scores=None, threads=None):
+            seen.append(embeddings.copy())
+            return super().__call__(embeddings, scores, threads)
+
+    encoder = SentenceEncoder(folder)
+    mix = initial("scalar_mix", encoder.n_layers, encoder.hidden_size, 0)
+    shared = {"pooling": mix, "max_steps": 1, "max_length": 4}
+    for data in (TEXTS, TRIPLETS, TRIPLETS[:12] * 3):
+        for head_only in (False, True):
+            trained(folder, data, Watch(), dropout=0, head_only=head_only, **shared)
+        np.testing.assert_array_equal(seen[-1], seen[-2])
+    trained(folder, TEXTS, Watch(), dropout=0.5, head_only=True, **shared)
+    assert (seen[-1][0] != seen[-1][1]).any(axis=1).all()
+    model, _ = trained(folder, scored(), CoSENT(), head_only=True, **shared)
+    assert model.max_seq_length == encoder.max_seq_length
 
 
 # ---- bits ------------------------------------------------------------------------------------------------------------
@@ -467,6 +504,24 @@ def test_layer_weights_over_time(folder):
     np.testing.assert_allclose(weights[-1], gamma * np.exp(mix) / np.exp(mix).sum(), rtol=1e-5)
 
 
+def test_the_best_model_is_there_though_its_saving_was_broken_off(folder, tmp_path, monkeypatch):
+    save, broken = OutputFolder.save_model, []
+
+    def breaking(self, model, name):
+        if name == "best" and not broken:
+            broken.append(True)
+            raise KeyboardInterrupt
+        save(self, model, name)
+
+    monkeypatch.setattr(OutputFolder, "save_model", breaking)
+    options = {"eval_data": lambda model: 0.5, "eval_steps": 3, "output_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        trained(folder, **options)
+    _, history = trained(folder, resume=True, **options)
+    assert [row["step"] for row in history.evaluations] == [0, 3, 6]
+    SentenceEncoder(tmp_path / "best")
+
+
 def test_a_function_can_be_the_score(folder):
     scores = iter([0.1, 0.3, 0.2])
     _, history = trained(folder, eval_data=lambda model: next(scores), eval_steps=3)
@@ -597,6 +652,7 @@ def test_collapse_is_said_once(folder):
         ({"warmup_steps": -2}, ValueError, "warmup_steps is -2"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay is -0.1"),
         ({"freeze_layers": 7}, ValueError, "freeze_layers is 7"),
+        ({"callbacks": 3}, TypeError, "callbacks is 3"),
         ({"callbacks": [3]}, TypeError, "callbacks holds 3"),
         ({"temperature": 0}, ValueError, "temperature"),
         ({"hard_negative_alpha": 2, "hard_negative_weight": 1}, ValueError, "hard_negative"),
@@ -619,6 +675,11 @@ def test_a_model_in_low_precision_is_not_trained(folder):
         Trainer(SentenceEncoder(folder, dtype="bfloat16"))
 
 
+def test_a_path_is_no_model(folder):
+    with pytest.raises(TypeError, match="model is .*it must be a SentenceEncoder"):
+        Trainer(str(folder))
+
+
 def test_a_preset_warns_of_another_pooling(folder):
     with pytest.warns(SentpoolWarning, match="layer_attention"):
         Trainer(SentenceEncoder(folder, pooling="mean"), "oh2022-sup")
@@ -633,7 +694,7 @@ def test_a_callback_ends_the_run(folder, tmp_path):
         seen.append(row["step"])
         return row["step"] == 3
 
-    _, history = trained(folder, callbacks=[stop], output_dir=tmp_path)
+    _, history = trained(folder, callbacks=stop, output_dir=tmp_path)
     assert seen == [1, 2, 3] and len(history.log) == 3
     assert os.listdir(tmp_path / "checkpoints") == ["step-00000003"]
 
@@ -679,6 +740,9 @@ def test_train_from_the_shell(folder, tmp_path, capsys):
         assert cli.main(command) == 1
         assert "resume=True" in capsys.readouterr().err
         assert cli.main([*command, "--resume"]) == 0
+    capsys.readouterr()
+    pairs = [*command[:2], str(tmp_path / "dev.tsv"), "--output", str(tmp_path / "pairs"), "--max-steps", "2"]
+    assert cli.main([*pairs, "--objective", "cosent", "--freeze-embeddings", "--max-grad-norm", "2"]) == 0
     capsys.readouterr()
     assert cli.main([*command[:2], str(tmp_path / "no.csv"), "--output", str(tmp_path / "x")]) == 1
     assert "no.csv" in capsys.readouterr().err

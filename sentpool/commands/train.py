@@ -12,6 +12,7 @@ EXAMPLE = (
 )
 
 _RECIPES = ("simcse-unsup", "simcse-sup", "oh2022-unsup", "oh2022-sup")
+_SCORED = "cosent"
 _RECIPES_NUMBER = "default: the recipe's"
 
 
@@ -24,11 +25,16 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     )
     verb.add_argument("--output", metavar="FOLDER", required=True, help="for checkpoints/, best/, last/ and log.jsonl")
     verb.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if there is one")
-    verb.add_argument("--objective", choices=_RECIPES, default=_RECIPES[0], help="recipe; default: %(default)s")
+    verb.add_argument(
+        "--objective",
+        choices=(*_RECIPES, _SCORED),
+        default=_RECIPES[0],
+        help=f"recipe, or {_SCORED} for scored pairs; default: %(default)s",
+    )
     verb.add_argument(
         "--pooling", metavar="NAME", help="instead of the model's; layer_attention and others start afresh"
     )
-    verb.add_argument("--columns", metavar="A,B", help="columns of DATA that hold the sentences")
+    verb.add_argument("--columns", metavar="A,B", help="columns of DATA that hold the sentences, and a score")
     for name, unit, words in (
         ("--epochs", positive, f"{_RECIPES_NUMBER}"),
         ("--max-steps", positive, "instead of epochs"),
@@ -44,22 +50,25 @@ def arguments(verb: argparse.ArgumentParser) -> None:
         ("--learning-rate", _RECIPES_NUMBER),
         ("--temperature", _RECIPES_NUMBER),
         ("--hard-negative-alpha", _RECIPES_NUMBER),
+        ("--hard-negative-weight", "logarithm of --hard-negative-alpha, instead of it"),
         ("--mlm-weight", _RECIPES_NUMBER),
         ("--dropout", "default: the model's"),
     ):
         verb.add_argument(name, metavar="X", type=float, help=words)
     verb.add_argument("--weight-decay", metavar="X", type=float, default=0.0, help="default: %(default)s")
     verb.add_argument("--warmup-steps", metavar="N", type=int, default=0, help="default: %(default)s")
+    verb.add_argument("--max-grad-norm", metavar="X", type=float, default=1.0, help="default: %(default)s")
     verb.add_argument("--schedule", choices=("linear", "constant"), default="linear", help="default: %(default)s")
     verb.add_argument("--seed", metavar="N", type=int, default=0, help="default: %(default)s")
     verb.add_argument("--head-only", action="store_true", help="train the pooling alone, on stored layer states")
+    verb.add_argument("--freeze-embeddings", action="store_true", help="the embeddings stay")
     verb.add_argument("--freeze-layers", metavar="N", type=int, default=0, help="so many lower layers stay")
     verb.add_argument("--eval", metavar="DATA", help="folder in SentEval's layout, or a .tsv of scored pairs")
     verb.add_argument("--plot", metavar="FILE.png", help="save the curves (needs matplotlib)")
 
 
 def run(options: argparse.Namespace) -> None:
-    from sentpool import Trainer, plotting
+    from sentpool import Trainer, objectives, plotting
     from sentpool.training import TrainingData
 
     if options.plot:
@@ -71,11 +80,12 @@ def run(options: argparse.Namespace) -> None:
     taken = (
         *("pooling", "epochs", "max_steps", "batch_size", "max_length", "chunk_size", "save_steps", "eval_steps"),
         *("threads", "learning_rate", "temperature", "hard_negative_alpha", "mlm_weight", "dropout", "weight_decay"),
-        *("warmup_steps", "schedule", "seed", "head_only", "freeze_layers"),
+        *("warmup_steps", "schedule", "seed", "head_only", "freeze_layers", "freeze_embeddings"),
+        *("hard_negative_weight", "max_grad_norm"),
     )
     trainer = Trainer(
         model,
-        options.objective,
+        objectives.CoSENT() if options.objective == _SCORED else options.objective,
         output_dir=options.output,
         eval_data=options.eval,
         **{name: getattr(options, name) for name in taken},

@@ -14,6 +14,7 @@ from sentpool.errors import shown, warn
 from sentpool.layer_states import LayerStates
 from sentpool.optimizer import AdamW, ParameterRules, learning_rate_at
 from sentpool.parameter_store import ParameterStore
+from sentpool.pooling import LayerAttention
 from sentpool.progress import progress_bar
 from sentpool.threads import resolve
 from sentpool.training.batches import Batches
@@ -42,10 +43,15 @@ class TrainingRun:
     settings : Settings
     data : TrainingData, or tuple of LayerStates
         With layer states, one for each column, only the pooling is trained.
+    texts : TrainingData, optional
+        What layer states are those of, where that is known: its scores, and which sentences are equal.
     """
 
-    def __init__(self, model, settings: Settings, data, *, development=None, callbacks=(), show_progress_bar=None):
+    def __init__(
+        self, model, settings: Settings, data, *, texts=None, development=None, callbacks=(), show_progress_bar=None
+    ):
         self.model, self.settings, self.data = model, settings, data
+        self.texts: TrainingData | None = data if isinstance(data, TrainingData) else texts
         self.development, self.callbacks, self.show_progress_bar = development, callbacks, show_progress_bar
         self.threads = resolve(settings.threads)
         self.step, self.skipped, self.collapse_said = 0, 0, False
@@ -68,18 +74,32 @@ class TrainingRun:
 
     def _take_columns(self, data) -> None:
         """Roles and batches of texts or of layer states."""
-        stored = not isinstance(data, TrainingData)
-        columns = data if stored else data.columns
-        objective = self.settings.objective
+        columns = data.columns if isinstance(data, TrainingData) else data
+        objective, texts = self.settings.objective, self.texts
         self.roles = tuple(objective.roles(len(columns)))
-        self.scores = None if stored else data.scores
-        if getattr(objective, "needs_scores", False) and self.scores is None:
+        self.scores = None if texts is None else texts.scores
+        needs_scores = getattr(objective, "needs_scores", False)
+        if needs_scores and self.scores is None:
             raise ValueError(f"{objective!r} learns from scores, and {shown(data)} has none: give pairs with a score")
-        if not getattr(objective, "needs_scores", False):
-            self.scores = None
-        # Of stored states nobody knows which were of equal sentences.
-        sentences = [range(len(columns[0]))] if stored else columns
+        if not needs_scores and self.scores is not None:
+            raise ValueError(
+                f"{objective!r} takes all pairs for alike, and {shown(texts)} says by scores how alike they are: train "
+                f"with CoSENT, or give the pairs without scores"
+            )
+        self._warn_of_equal_views()
+        # Of layer states alone nobody knows which were of equal sentences.
+        sentences = [range(len(columns[0]))] if texts is None else texts.columns
         self.batches = Batches(sentences, self.settings.batch_size, self.settings.seed, self.settings.shuffle)
+
+    def _warn_of_equal_views(self) -> None:
+        """Where a text is its own positive, only chance in the forward pass makes two vectors of it."""
+        own_positives = self.texts is not None and len(self.texts.columns) == 1 and len(self.roles) > 1
+        by_chance = any(self.settings.dropout) or isinstance(self.model.pooling.layers, LayerAttention)  # its RReLU
+        if own_positives and not by_chance:
+            warn(
+                "each text is its own positive, and no dropout tells its two embeddings apart, for both probabilities "
+                "are 0: dropout=0.1 is usual"
+            )
 
     def _prepare_encoder(self) -> None:
         settings = self.settings
@@ -258,11 +278,13 @@ class TrainingRun:
         self._hand_over()
         best = self.history.best
         row = {"step": self.step} | self.development.evaluate(self.model, self.threads)
-        self.history.evaluations.append(row)
-        if self.output is not None:
-            self.output.append(row)
-            if best is None or row["score"] > best["score"]:
-                self.output.save_model(self.model, "best")
+        # The model before the row: where this is broken off, the run evaluates anew when it goes on.
+        if self.output is not None and (best is None or row["score"] > best["score"]):
+            self.output.save_model(self.model, "best")
+        with interrupts_deferred():
+            self.history.evaluations.append(row)
+            if self.output is not None:
+                self.output.append(row)
         return row
 
     def _hand_over(self) -> None:
@@ -279,7 +301,7 @@ class TrainingRun:
         arrays = {f"{name}.parameters": store.masters for name, store in self.stores.items()}
         state = {
             "settings": self._begun_with(),
-            "data": fingerprint(self.data),
+            "data": self._data_fingerprint(),
             "parameters": self._layout(),
             "optimizer_steps": self.optimizer.step_count,
             "skipped": self.skipped,
@@ -293,7 +315,7 @@ class TrainingRun:
         changed = differences(state["settings"], self._begun_with())
         if changed:
             raise ValueError(f"{where}: {changed}; give what it was begun with, or another output_dir")
-        if state["data"] != fingerprint(self.data):
+        if state["data"] != self._data_fingerprint():
             raise ValueError(f"{where}: it was begun with other data than {shown(self.data)}")
         if state["parameters"] != self._layout():
             raise ValueError(f"{where}: it was begun with a model of other parameters than {self.model!r}")
@@ -317,6 +339,12 @@ class TrainingRun:
         except TypeError:  # the user's own, whose repr may be another in every process
             pooling = type(self.model.pooling.layers).__name__
         return self.settings.decisive() | {"pooling": pooling}
+
+    def _data_fingerprint(self) -> str:
+        """Of the data, and of the scores that belong to layer states."""
+        if self.texts is None or self.texts is self.data or self.texts.scores is None:
+            return fingerprint(self.data)
+        return f"{fingerprint(self.data)} {self.texts.fingerprint}"
 
     def _layout(self) -> str:
         """A digest of the names and shapes of all parameters."""

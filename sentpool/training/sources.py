@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sentpool.encoding_run import Dropout, EncodingRun
 from sentpool.layer_states import LayerStates
 from sentpool.tokenizer import TokenBatch
 from sentpool.training.trained_pooling import TrainedPooling
@@ -154,6 +155,33 @@ class MaskedTexts:
         """The table and its gradient, as views."""
         start, stop, shape = training.slices["embeddings.word_embeddings.weight"]
         return training.masters[start:stop].reshape(shape), training.gradients[start:stop].reshape(shape)
+
+
+def computed_states(
+    model,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    threads: int,
+    dropout: Dropout | None = None,
+    show_progress_bar=None,
+) -> LayerStates:
+    """Layer states of texts as `EncodedTexts` sees them: so many tokens of each, and no prompt."""
+    tokenizer, tokens, layers = copy.copy(model.tokenizer), model.pooling.tokens, tuple(range(model.n_layers + 1))
+    tokenizer.max_seq_length = max_length
+    run = EncodingRun(
+        model._core,
+        tokenizer,
+        list(texts),
+        prompt="",
+        batch_size=_STORED_ROWS,
+        threads=threads,
+        on_truncate="ignore",
+        show_progress_bar=show_progress_bar,
+        dropout=dropout,
+    )
+    shape = (len(layers), len(tokens), model.hidden_size)
+    return LayerStates(run.pooled(layers, tokens, shape, lambda states: states), tokens, layers, run.lengths(), None)
 
 
 class StoredStates:

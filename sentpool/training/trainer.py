@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from sentpool.encoder import SentenceEncoder
+from sentpool.encoding_run import Dropout
 from sentpool.errors import shown, warn
 from sentpool.pooling import Pooling, initial
+from sentpool.threads import resolve
 from sentpool.training.data import TrainingData
 from sentpool.training.development import DevelopmentSet
 from sentpool.training.history import History
 from sentpool.training.output_folder import OutputFolder
 from sentpool.training.run import TrainingRun, columns_of
 from sentpool.training.settings import SETTING_NAMES, resolve_settings
+from sentpool.training.sources import computed_states
 
 
 class Trainer:
@@ -70,7 +74,7 @@ class Trainer:
         a function that gives a number for a model, higher being better.
     eval_steps : int, optional
         Steps between evaluations; what the recipe says, or 125.
-    callbacks : sequence of callables
+    callbacks : callable or sequence of callables
         Each is called with the model and the log's row after every step; one that returns True ends the run.
     show_progress_bar : bool, optional
         By default a bar appears where somebody can see it.
@@ -127,13 +131,17 @@ class Trainer:
         callbacks: Iterable = (),
         show_progress_bar: bool | None = None,
     ) -> None:
+        if not isinstance(model, SentenceEncoder):
+            raise TypeError(f"model is {shown(model)}; it must be a SentenceEncoder")
         if model.precision.dtype != "float32":
             raise ValueError(f"the model computes in {model.precision.dtype}; open it with dtype='float32' to train it")
         given = {name: value for name, value in locals().items() if name in SETTING_NAMES}
         self.model = model
         self.settings, recipe = resolve_settings(model, objective, given)
         self.output_dir, self.show_progress_bar = output_dir, show_progress_bar
-        self.callbacks = tuple(callbacks)
+        if not callable(callbacks) and not isinstance(callbacks, Iterable):
+            raise TypeError(f"callbacks is {shown(callbacks)}; it must be a function, or a sequence of them")
+        self.callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
         for callback in self.callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks holds {shown(callback)}; each is called with the model and a row")
@@ -174,7 +182,7 @@ class Trainer:
         -----
         SentpoolWarning
             A step is not taken, for its loss or gradient is not finite; the embeddings collapse; a checkpoint is
-            damaged.
+            damaged; texts are their own positives, and nothing is dropped.
         """
         columns = columns_of(data)
         if resume and self.output_dir is None:
@@ -188,13 +196,14 @@ class Trainer:
 
     def prepared(self, data) -> TrainingRun:
         """A run on data that has not begun; its `take_step` is for loops of one's own."""
-        columns = columns_of(data)
+        columns, texts = columns_of(data), None
         if self.settings.head_only and isinstance(columns, TrainingData):
-            columns = self._stored(columns)
+            columns, texts = self._stored(columns), columns
         return TrainingRun(
             self.model,
             self.settings,
             columns,
+            texts=texts,
             development=self.development,
             callbacks=self.callbacks,
             show_progress_bar=self.show_progress_bar,
@@ -207,10 +216,18 @@ class Trainer:
 
     def _stored(self, data: TrainingData):
         """Layer states of every column; two with different dropout where texts are their own positives."""
-        tokens, threads, seed = self.model.pooling.tokens, self.settings.threads, self.settings.seed
-        if len(data.columns) == 1:
-            return tuple(
-                self.model.layer_states(data.columns[0], tokens, threads=threads, dropout_seed=(seed + k) % 2**64)
-                for k in range(2)
+        settings = self.settings
+        columns = [(column, None) for column in data.columns]
+        if len(columns) == 1:
+            columns = [(data.columns[0], Dropout(*settings.dropout, (settings.seed + k) % 2**64)) for k in range(2)]
+        return tuple(
+            computed_states(
+                self.model,
+                column,
+                max_length=settings.max_length,
+                threads=resolve(settings.threads),
+                dropout=dropout,
+                show_progress_bar=self.show_progress_bar,
             )
-        return tuple(self.model.layer_states(column, tokens, threads=threads) for column in data.columns)
+            for column, dropout in columns
+        )
