@@ -9,6 +9,7 @@ comparisons alone, so that every CPU finds the same.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -93,7 +94,16 @@ class Precision:
         facts = {"dtype": self.dtype}
         if self.dtype == "bfloat16":
             return facts | {"unit": _core.low_precision_units()["bfloat16"]}
-        return facts if self.int8 is None else facts | {"int8": self.int8, "calibrated_on": self.calibrated_on}
+        if self.int8 is None:
+            return facts
+        return facts | {"int8": self.int8, "calibrated_on": self.calibrated_on, "powers_sha256": self._powers_sha256()}
+
+    def _powers_sha256(self) -> str:
+        """Other sentences give other powers, and these other bits."""
+        digest = hashlib.sha256()
+        for name, powers in sorted((self.powers or {}).items()):
+            digest.update(name.encode() + b"\0" + powers.astype(np.int8).tobytes())
+        return digest.hexdigest()
 
     def with_quality(self, quality: Quality) -> Precision:
         return replace(self, quality=quality)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from fabricate import bert_folder
 
 import sentpool
 from sentpool import cli, sentence_file
@@ -30,7 +31,7 @@ class FakeEncoder:
 
     seen: list[dict]
 
-    def __init__(self, path, pooling=None):
+    def __init__(self, path, pooling=None, **precision):
         if path == "missing":
             raise FileNotFoundError(2, "No such file or directory", "missing")
         self.pooling = pooling
@@ -330,6 +331,27 @@ def test_search_and_retrieval_end_to_end(minilm, tmp_path):
     status, out, err = shell(f"sentpool retrieval '{minilm}' . --measures RR --json result.json", tmp_path)
     assert status == 0, err
     assert json.loads((tmp_path / "result.json").read_text())["measures"] == {"RR": 1.0}
+
+
+def test_quantize_and_what_it_wrote(tmp_path):
+    """Calibrated in a process of its own; another one encodes in int8 with what was saved."""
+    model = bert_folder(tmp_path / "model")
+    texts = ["the cat sat on the mat", "a big dog"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n\n")
+    status, out, err = shell(f"sentpool quantize '{model}' small --sentences texts.txt --int8 fast", tmp_path)
+    assert status == 0, err
+    assert "int8 (fast): cosine to float32 on 2 sentences (given sentences)" in out and "saved small" in out
+    status, out, err = shell("sentpool encode small texts.txt --output low.npy --dtype int8 --int8 fast", tmp_path)
+    assert status == 0, err
+    expected = sentpool.SentenceEncoder(tmp_path / "small", dtype="int8", int8="fast").encode([*texts, ""])
+    assert np.load(tmp_path / "low.npy").tobytes() == expected.tobytes()
+    (tmp_path / "bytes.txt").write_bytes(b"a\n\xff\n")
+    for options, message in (
+        ("--sentences bytes.txt", "bytes.txt:2: byte 1 of the line is not UTF-8"),
+        ("--sentences texts.txt --tasks STS12", "--tasks is about STS data"),
+    ):
+        status, out, err = shell(f"sentpool quantize '{model}' {options}", tmp_path)
+        assert status == 1 and message in err
 
 
 def test_a_closed_pipe_is_silent(minilm):

@@ -264,6 +264,19 @@ def test_what_cannot_change_our_bits_is_said_last(golds):
     assert (one.what, one.matters) == ("threads", True)
 
 
+def test_kernels_may_change_bits_of_bfloat16(golds):
+    units = [{"precision": {"dtype": "bfloat16", "unit": unit}} for unit in ("amx", "float32")]
+    facts = [
+        changed(model=units[0]),
+        changed(model={**units[1], "kernels": {"isa": "avx512"}}, encoding={"threads": 1}),
+    ]
+    results = [sts_result(noisy(golds, 0.3, 1), golds, **one) for one in facts]
+    found = evaluation.compare(*results, resamples=100).differences
+    words = {one.what: one.words for one in found if one.matters}
+    assert words.keys() == {"precision", "kernels"} and found[-1].what == "threads"
+    assert "unit amx" in words["precision"] and "one CPU model" in words["kernels"]
+
+
 def test_sick_splits_are_told_apart(golds):
     splits = [
         changed(data={"pairs": {"STS12": 150, name: n}}) for name, n in (("SICKR-test", 4927), ("SICKR-all", 9927))

@@ -413,6 +413,8 @@ def test_another_shape_than_the_manifest_says(tmp_path):
         (lambda index: SearchIndex(letters(TEXTS)).search("a"), ValueError, "has no model to encode them"),
         (lambda index: SearchIndex(letters(TEXTS)).add(["a"]), ValueError, "has no texts: pass vectors alone"),
         (lambda index: SearchIndex(letters(TEXTS), metric="l2"), ValueError, "metric is 'l2'"),
+        (lambda index: index.search("a", precision="binary"), ValueError, "precision is 'binary'.*search_quantized"),
+        (lambda index: SearchIndex.build(TEXTS, letters, precision="int8"), ValueError, "an index compares float32"),
     ],
 )
 def test_errors_of_an_index(call, error, message):

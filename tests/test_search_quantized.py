@@ -118,6 +118,7 @@ CODES = np.zeros((4, 2), np.int8)
         (lambda: search_quantized([[1.0, 2]], CODES, precision="uint8"), TypeError, "codes must be uint8, not int8"),
         (lambda: search_quantized([[1.0] * 8], CODES, precision="binary"), ValueError, "1 bytes of bits; codes have 2"),
         (lambda: search_quantized([[1.0]], CODES, precision="float32"), ValueError, "precision is 'float32'"),
+        (lambda: search_quantized([[np.nan] * 16], CODES, precision="binary"), ValueError, r"queries\[0\] holds NaN"),
         (lambda: search_quantized([[1.0]], CODES, rescore_multiplier=0), ValueError, "rescore_multiplier is 0"),
         (
             lambda: search_quantized([[1.0] * 16], CODES, precision="binary", vectors=np.zeros((3, 16), np.float32)),
@@ -138,3 +139,7 @@ def test_errors(call, error, message):
 def test_nothing_to_search():
     assert search_bits(CODES, CODES[:0]).ids.shape == (4, 0)
     assert search_quantized(np.ones((2, 2)), CODES[:0], ranges=[[0, 0], [1, 1]]).ids.shape == (2, 0)
+    assert search_bits(CODES[:0], CODES, 3).scores.shape == (0, 3)
+    for precision in ("binary", "int8"):
+        none = np.empty((0, 2 if precision == "int8" else 16), np.float32)
+        assert search_quantized(none, CODES, 3, precision, ranges=[[0, 0], [1, 1]]).ids.shape == (0, 3)

@@ -15,11 +15,12 @@ def say_if_sample(options: argparse.Namespace, doing: str = "scoring") -> None:
 
 
 def load(options: argparse.Namespace, **chosen):
-    """The model that was named, and the seconds that it took to open."""
+    """The model that was named, in the precision that was asked for, and the seconds that it took to open."""
     from sentpool import SentenceEncoder
 
     began = time.perf_counter()
-    model = SentenceEncoder(options.model, **chosen)
+    precision = {name: getattr(options, name) for name in ("dtype", "int8") if hasattr(options, name)}
+    model = SentenceEncoder(options.model, **precision, **chosen)
     return model, time.perf_counter() - began
 
 
@@ -73,6 +74,10 @@ def add_sts_data(verb: argparse.ArgumentParser) -> None:
 def add_encoding(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--batch-size", metavar="N", type=positive, default=32, help="default: %(default)s")
     verb.add_argument("--threads", metavar="N", type=positive, help="default: the physical cores allowed")
+    verb.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "int8"), default="float32", help="of linear layers; default: float32"
+    )
+    verb.add_argument("--int8", choices=("balanced", "fast"), help="with --dtype int8; default: balanced")
 
 
 def add_pooling(verb: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sentpool.commands.options import add_model, load, names
+from sentpool.commands.options import add_model, names
 
 PURPOSE = "prepare a model for int8 (or look at bfloat16) and say what that costs"
 EXAMPLE = "sentpool quantize all-MiniLM-L6-v2/ minilm-int8/ --sentences texts.txt --sts data/sts --tasks STSB-test"
@@ -29,17 +29,20 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    from sentpool import SentenceEncoder
     from sentpool.atomic_folder import check_folder
     from sentpool.saving import why_not_replaced
+    from sentpool.text_lines import opened, read_lines
 
+    if options.tasks and options.sts is None:
+        raise ValueError("--tasks is about STS data: pass --sts DATA too")
     if options.output is not None:
         check_folder(options.output, overwrite=options.overwrite, may_replace=why_not_replaced)
     sentences = None
     if options.sentences is not None:
-        with open(options.sentences, encoding="utf-8") as file:
-            sentences = [line for line in file.read().splitlines() if line.strip()]
-    model, _ = load(options)
-    small = model.quantize(
+        with opened(options.sentences) as file:
+            sentences = [line.text for line in read_lines(file, options.sentences) if line.text.strip()]
+    small = SentenceEncoder(options.model).quantize(
         sentences, dtype=options.dtype, int8=options.int8, sts_folder=options.sts, tasks=options.tasks
     )
     print(f"{small.precision}: {small.precision.quality}")

@@ -22,6 +22,7 @@ _EXPLAINED = {
     "tokenizer_sha256": "the same text may become other tokens",
     "tokenizers": "the same text may become other tokens",
     "sentpool": "the CHANGELOG names changes of bits",
+    "precision": "linear layers round otherwise",
     "device": "another library's bits depend on it",
 }
 _LAYER_CONVENTION = (
@@ -105,17 +106,26 @@ def _settings(a, b) -> Iterator[Difference]:
         {**result.versions, **result.model, **result.encoding, **getattr(result, "protocol", {})} for result in (a, b)
     ]
     ours = all("kernels" in result.model for result in (a, b))
+    bfloat16 = any(_dtype(side) == "bfloat16" for side in sides)
     for name in dict.fromkeys([*sides[0], *sides[1]]):
         values = [side.get(name) for side in sides]
         if name in _NOT_SETTINGS or values[0] == values[1]:
             continue
-        matters = not (ours and name in _WITHOUT_INFLUENCE)
+        kernels_matter = name == "kernels" and bfloat16
+        matters = not (ours and name in _WITHOUT_INFLUENCE) or kernels_matter
         words = f"{name}: {_shown(values[0])} and {_shown(values[1])}"
         if not matters:
             words += "; changes no bit of our vectors"
+        elif kernels_matter:
+            words += "; the bits of bfloat16 are promised on one CPU model only"
         elif name in _EXPLAINED:
             words += f"; {_EXPLAINED[name]}"
         yield Difference(name, *values, words, matters)
+
+
+def _dtype(side: Mapping) -> str | None:
+    precision = side.get("precision")
+    return precision.get("dtype") if isinstance(precision, Mapping) else None
 
 
 def _shown(value) -> str:

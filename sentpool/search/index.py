@@ -295,6 +295,11 @@ def _texts(texts: Iterable[str], n: int) -> list[str]:
 
 
 def _embedded(model, texts: list[str], options: dict) -> np.ndarray:
+    if options.get("precision", "float32") != "float32":
+        raise ValueError(
+            f"precision is {shown(options['precision'])}; an index compares float32 vectors: search codes with "
+            "sentpool.search.search_quantized"
+        )
     options = {"batch_size": 32, "show_progress_bar": None} | options
     return embed(model, texts, **options)[0]
 

@@ -116,8 +116,8 @@ def search_bits(queries, codes, k: int = 10, *, threads: int | None = None) -> F
     queries = _codes("queries", queries[None] if single else queries, codes.dtype)
     check_widths(queries, codes.shape[1])
     k = min(k, len(codes))
-    if not k:
-        found = Found(np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32))
+    if not k or not len(queries):
+        found = Found(np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32))
     else:
         bits = np.ascontiguousarray(queries).view(np.uint8)
         found = Found(*_core.search_bits(bits, codes.view(np.uint8), k, resolve(threads)))
@@ -142,6 +142,9 @@ def _by_steps(queries: np.ndarray, codes: np.ndarray, k: int, precision: str, ra
 
 
 def _by_bits(queries: np.ndarray, codes: np.ndarray, k: int, precision: str, threads) -> Found:
+    finite = np.isfinite(queries).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"queries[{int(np.argmin(finite))}] holds NaN or infinity")
     bits = quantize_embeddings(queries, precision)
     if bits.shape[1] != codes.shape[1]:
         raise ValueError(
