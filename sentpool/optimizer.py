@@ -28,7 +28,7 @@ class ParameterRules:
     Attributes
     ----------
     freeze_embeddings
-        Leave the tensors named `embeddings.*` as they are.
+        Leave the tensors named `embeddings.*` as they are, and the projection to the hidden size.
     freeze_layers
         Leave so many of the lowest layers as they are, and the embeddings too.
     frozen
@@ -59,7 +59,7 @@ class ParameterRules:
         """Whether the tensor of this name is trained."""
         if self.frozen:
             return False
-        if name.startswith("embeddings."):
+        if name.startswith(("embeddings.", "embeddings_project.")):
             return not (self.freeze_embeddings or self.freeze_layers)
         layer = _LAYER.search(name)
         return layer is None or int(layer[1]) >= self.freeze_layers

@@ -186,6 +186,7 @@ def test_layers_and_embeddings_of_other_families():
     rules = ParameterRules(freeze_layers=1)
     assert not rules.trains("transformer.layer.0.attention.q_lin.weight") and not rules.trains("layers.0.mlp.Wi.weight")
     assert rules.trains("transformer.layer.10.attention.q_lin.weight") and rules.trains("layers.1.mlp.Wi.weight")
+    assert not rules.trains("embeddings_project.weight")
     assert not rules.trains("embeddings.tok_embeddings.weight") and rules.trains("final_norm.weight")
     assert not any(
         map(rules.decays, ("layers.1.attn_norm.weight", "x.sa_layer_norm.weight", "a.LayerNorm.weight", "bias"))

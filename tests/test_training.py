@@ -526,6 +526,8 @@ def test_a_function_can_be_the_score(folder):
     scores = iter([0.1, 0.3, 0.2])
     _, history = trained(folder, eval_data=lambda model: next(scores), eval_steps=3)
     assert history.best == {"step": 3, "score": 0.3}
+    with pytest.raises(FileNotFoundError, match="the data .nowhere. does not exist"):
+        trained(folder, eval_data="nowhere")
     with pytest.raises(TypeError, match="eval_data gave str 'high'; expected a number"):
         trained(folder, eval_data=lambda model: "high")
 
@@ -742,7 +744,7 @@ def test_train_from_the_shell(folder, tmp_path, capsys):
         assert cli.main([*command, "--resume"]) == 0
     capsys.readouterr()
     pairs = [*command[:2], str(tmp_path / "dev.tsv"), "--output", str(tmp_path / "pairs"), "--max-steps", "2"]
-    assert cli.main([*pairs, "--objective", "cosent", "--freeze-embeddings", "--max-grad-norm", "2"]) == 0
+    assert cli.main([*pairs, "--objective", "cosent", "--temperature", "0.1", "--freeze-embeddings"]) == 0
     capsys.readouterr()
     assert cli.main([*command[:2], str(tmp_path / "no.csv"), "--output", str(tmp_path / "x")]) == 1
     assert "no.csv" in capsys.readouterr().err

@@ -120,7 +120,7 @@ def test_evaluation_tsv_files_are_scored_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.xml", "a", r"a.xml: files of training data end in .txt, .csv, .tsv, .jsonl"),
+        ("a.xml", "a", r"a.xml: files of sentences end in .txt, .csv, .tsv, .jsonl"),
         ("a.txt", "\n \n", "a.txt is empty"),
         ("a.txt", b"\xff\xfe", "a.txt: no UTF-8"),
         ("a.csv", "a,a\nx,y\n", "a.csv:1: the first line must name the columns, each differently"),

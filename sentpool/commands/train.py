@@ -83,9 +83,13 @@ def run(options: argparse.Namespace) -> None:
         *("warmup_steps", "schedule", "seed", "head_only", "freeze_layers", "freeze_embeddings"),
         *("hard_negative_weight", "max_grad_norm"),
     )
+    objective = options.objective
+    if objective == _SCORED:  # whose scale is the reciprocal of a temperature
+        objective = objectives.CoSENT() if options.temperature is None else objectives.CoSENT(1 / options.temperature)
+        options.temperature = None
     trainer = Trainer(
         model,
-        objectives.CoSENT() if options.objective == _SCORED else options.objective,
+        objective,
         output_dir=options.output,
         eval_data=options.eval,
         **{name: getattr(options, name) for name in taken},

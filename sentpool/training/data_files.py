@@ -27,12 +27,12 @@ def file_items(path: Path) -> Iterator[tuple[str, object]]:
     ValueError
         The file is of no known kind, no UTF-8, or a line is not as its kind has it.
     """
-    read = _KINDS.get(path.suffix.lower())
-    if read is None:
-        raise ValueError(f"{path}: files of training data end in {', '.join(_KINDS)}")
     if not path.is_file():
         problem = "is not a file" if path.exists() else "does not exist"
-        raise FileNotFoundError(f"training data {str(path)!r} {problem}")
+        raise FileNotFoundError(f"the data {str(path)!r} {problem}")
+    read = _KINDS.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"{path}: files of sentences end in {', '.join(_KINDS)}")
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             yield from read(path, file)

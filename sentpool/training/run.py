@@ -316,7 +316,7 @@ class TrainingRun:
         if changed:
             raise ValueError(f"{where}: {changed}; give what it was begun with, or another output_dir")
         if state["data"] != self._data_fingerprint():
-            raise ValueError(f"{where}: it was begun with other data than {shown(self.data)}")
+            raise ValueError(f"{where}: it was begun with other data than {shown(self.texts or self.data)}")
         if state["parameters"] != self._layout():
             raise ValueError(f"{where}: it was begun with a model of other parameters than {self.model!r}")
         for name, store in self.stores.items():
