@@ -299,6 +299,13 @@ def test_models_that_return_nonsense(tmp_path, model, error, message):
         evaluation.sts(model, tmp_path)
 
 
+def test_packed_bits_are_not_scored(tmp_path, minilm):
+    write_tsv(tmp_path, "pairs", PAIRS)
+    model = SentenceEncoder(minilm)
+    with pytest.raises(ValueError, match="precision is 'ubinary': packed bits"):
+        evaluation.sts(model, tmp_path, precision="ubinary")
+
+
 def test_models_with_an_encode_method_get_the_options(tmp_path):
     class Model:
         def encode(self, sentences, **options):

@@ -226,6 +226,7 @@ def test_a_file_that_is_not_utf8(folder):
         ({"measures": ["AP", 3]}, TypeError, "measures holds 3"),
         ({"measures": []}, ValueError, "measures is empty"),
         ({"metric": "l2"}, ValueError, "metric is 'l2'"),
+        ({"precision": "int8"}, ValueError, "precision is 'int8'; only float32"),
         ({"top": 0}, ValueError, "top is 0"),
         ({"resamples": 5}, ValueError, "resamples is 5"),
         ({"ignore_identical_ids": "yes"}, ValueError, "ignore_identical_ids is 'yes'"),

@@ -324,6 +324,11 @@ def test_an_index_finds_texts():
     assert index.search(letters(["two"])[0], 99).ids.shape == (8,)
 
 
+def test_no_queries_at_all():
+    index = SearchIndex.build(TEXTS, letters)
+    assert index.search([], 3).ids.shape == index.search(iter([]), 3).scores.shape == (0, 3)
+
+
 def test_an_index_grows():
     index = SearchIndex(letters(TEXTS[:3]).astype(np.float64), TEXTS[:3], model=letters, metric="dot")
     index.add(TEXTS[3:6])
@@ -414,7 +419,7 @@ def test_another_shape_than_the_manifest_says(tmp_path):
         (lambda index: SearchIndex(letters(TEXTS)).add(["a"]), ValueError, "has no texts: pass vectors alone"),
         (lambda index: SearchIndex(letters(TEXTS), metric="l2"), ValueError, "metric is 'l2'"),
         (lambda index: index.search("a", precision="binary"), ValueError, "precision is 'binary'.*search_quantized"),
-        (lambda index: SearchIndex.build(TEXTS, letters, precision="int8"), ValueError, "an index compares float32"),
+        (lambda index: SearchIndex.build(TEXTS, letters, precision="int8"), ValueError, "only float32 vectors"),
     ],
 )
 def test_errors_of_an_index(call, error, message):

@@ -11,7 +11,7 @@ import numpy as np
 from sentpool.checks import one_of, positive_integer
 from sentpool.encoder import SentenceEncoder
 from sentpool.errors import shown
-from sentpool.evaluation.embedding import describe_model, embed
+from sentpool.evaluation.embedding import describe_model, embed, refuse_codes
 from sentpool.evaluation.resampling import mean_replicates
 from sentpool.evaluation.retrieval_data import RetrievalData, read_retrieval
 from sentpool.evaluation.retrieval_result import RetrievalResult
@@ -94,6 +94,7 @@ def retrieval(
     >>> result["nDCG@10"], result.interval("nDCG@10")                                       # doctest: +SKIP
     """
     began = time.perf_counter()
+    refuse_codes(encode_options)
     parsed = _parsed(DEFAULT_MEASURES if measures is None else [measures] if isinstance(measures, str) else measures)
     one_of("metric", metric, METRICS)
     one_of("ignore_identical_ids", ignore_identical_ids, (False, True))

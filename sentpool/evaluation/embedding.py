@@ -34,8 +34,14 @@ def embed(model, sentences, *, batch_size, show_progress_bar, **options) -> tupl
     TypeError
         `model` can neither encode nor be called, or `options` are given that it does not take.
     ValueError
-        The result is no array of numbers of shape (n, d), or holds NaN or infinity (the sentence is named).
+        The result is no array of numbers of shape (n, d), or holds NaN or infinity (the sentence is named). Packed bits
+        are asked for, which are numbers of eight dimensions each.
     """
+    if str(options.get("precision")).endswith("binary"):
+        raise ValueError(
+            f"precision is {shown(options['precision'])}: packed bits are not compared as numbers are; give a function "
+            "that encodes, and unpacks them (numpy.unpackbits)"
+        )
     if isinstance(model, (str, os.PathLike, type)) or not (hasattr(model, "encode") or callable(model)):
         raise TypeError(
             f"model is {shown(model)}: expected a SentenceEncoder (sentpool.SentenceEncoder(folder)), an "
@@ -65,6 +71,15 @@ def embed(model, sentences, *, batch_size, show_progress_bar, **options) -> tupl
     vectors = _checked(vectors, sentences)
     facts = {"sentences": len(vectors), "dimension": vectors.shape[1], "truncated": truncated}
     return vectors, facts | options
+
+
+def refuse_codes(options: dict[str, Any]) -> None:
+    """Raise ValueError where vectors of several calls are compared, and these would be codes: each has its ranges."""
+    if options.get("precision", "float32") != "float32":
+        raise ValueError(
+            f"precision is {shown(options['precision'])}; only float32 vectors of several calls of encode can be "
+            "compared here: search codes with sentpool.search.search_quantized"
+        )
 
 
 def describe_model(model) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sentpool.atomic_folder import check_folder, replacing_folder
 from sentpool.checks import one_of, positive_integer, sentence_list
 from sentpool.encoder import SentenceEncoder
 from sentpool.errors import shown, warn
-from sentpool.evaluation.embedding import describe_model, embed
+from sentpool.evaluation.embedding import describe_model, embed, refuse_codes
 from sentpool.search.exact import (
     METRICS,
     Found,
@@ -257,6 +257,8 @@ class SearchIndex:
         listed = (
             queries if isinstance(queries, (str, np.ndarray)) or not isinstance(queries, Iterable) else list(queries)
         )
+        if isinstance(listed, list) and not listed:
+            return np.empty((0, self.dimension), np.float32), False
         first = listed if isinstance(listed, str) else next(iter(listed), None) if isinstance(listed, list) else None
         if isinstance(first, str) or (isinstance(listed, np.ndarray) and listed.dtype.kind in "UO"):
             texts, single = sentence_list(listed)
@@ -295,11 +297,7 @@ def _texts(texts: Iterable[str], n: int) -> list[str]:
 
 
 def _embedded(model, texts: list[str], options: dict) -> np.ndarray:
-    if options.get("precision", "float32") != "float32":
-        raise ValueError(
-            f"precision is {shown(options['precision'])}; an index compares float32 vectors: search codes with "
-            "sentpool.search.search_quantized"
-        )
+    refuse_codes(options)
     options = {"batch_size": 32, "show_progress_bar": None} | options
     return embed(model, texts, **options)[0]
 
