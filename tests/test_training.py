@@ -250,6 +250,10 @@ def test_head_only(folder, pooling, tmp_path):
             mapped
         )
     assert model.pooling == results[0]
+    with pytest.raises(ValueError, match="leave out mlm_weight"):
+        Trainer(model, InfoNCE(), mlm_weight=0.1).fit(mapped)
+    with pytest.raises(ValueError, match="give pairs with a score, and head_only=True"):
+        Trainer(model, CoSENT()).fit(mapped[:2])
     with quiet(), pytest.raises(ValueError, match="nothing is trained"):
         Trainer(SentenceEncoder(folder), "simcse-sup", pooling="mean", head_only=True).fit(TRIPLETS)
 

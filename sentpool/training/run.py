@@ -80,7 +80,8 @@ class TrainingRun:
         self.scores = None if texts is None else texts.scores
         needs_scores = getattr(objective, "needs_scores", False)
         if needs_scores and self.scores is None:
-            raise ValueError(f"{objective!r} learns from scores, and {shown(data)} has none: give pairs with a score")
+            remedy = "give pairs with a score" if texts is not None else "give pairs with a score, and head_only=True"
+            raise ValueError(f"{objective!r} learns from scores, and {shown(data)} has none: {remedy}")
         if not needs_scores and self.scores is not None:
             raise ValueError(
                 f"{objective!r} takes all pairs for alike, and {shown(texts)} says by scores how alike they are: train "
@@ -106,6 +107,8 @@ class TrainingRun:
         self.training = self.language_model = None
         shared = {"threads": self.threads, "seed": settings.seed}
         if not isinstance(self.data, TrainingData):
+            if settings.mlm_weight:
+                raise ValueError("layer states teach the pooling alone, and not the MLM loss: leave out mlm_weight")
             self.source = StoredStates(self.data, self.head, **shared)
             return
         hidden, attention = settings.dropout
