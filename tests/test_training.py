@@ -676,9 +676,30 @@ def test_bad_arguments_are_named(folder, options, error, message):
         trained(folder, **options)
 
 
-def test_a_model_in_low_precision_is_not_trained(folder):
-    with pytest.raises(ValueError, match="computes in bfloat16; open it with dtype='float32'"):
-        Trainer(SentenceEncoder(folder, dtype="bfloat16"))
+def test_a_model_in_low_precision_is_not_trained(folder, tmp_path):
+    trainer = Trainer(SentenceEncoder(folder, dtype="bfloat16"), InfoNCE(), output_dir=tmp_path / "run")
+    with pytest.raises(ValueError, match="computes in bfloat16, and only its pooling can be trained"):
+        trainer.fit(TEXTS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_heads_are_trained_on_states_in_low_precision(folder, tmp_path, dtype):
+    def head(model, data, **options):
+        shared = {"pooling": "layer_attention", "batch_size": 8, "max_steps": 4, "learning_rate": 1e-2}
+        with quiet():
+            return Trainer(model, InfoNCE(), **shared, **options).fit(data)
+
+    model, other = (SentenceEncoder(folder, dtype=dtype) for _ in range(2))
+    before = model.encode(TEXTS, pooling="mean")
+    history = head(model, TRIPLETS, head_only=True, output_dir=tmp_path / "run")
+    states = tuple(other.layer_states(list(column)) for column in zip(*TRIPLETS, strict=True))
+    assert len(history.log) == len(head(other, states).log) == 4
+    assert model.encode(TEXTS, pooling="mean").tobytes() == before.tobytes()
+    saved = SentenceEncoder(tmp_path / "run" / "last", dtype=dtype)
+    assert saved.encode(TEXTS).tobytes() == model.encode(TEXTS).tobytes()
+    # Texts that are their own positives are told apart by dropout, which low precision has too.
+    head(model, TEXTS, head_only=True)
 
 
 def test_a_path_is_no_model(folder):

@@ -64,7 +64,8 @@ class Trainer:
     freeze_layers : int, default 0
         So many lower layers keep their weights, and the embeddings too.
     head_only : bool, default False
-        Only the pooling is trained, on layer states that are computed once.
+        Only the pooling is trained, on layer states that are computed once. An encoder in bfloat16 or int8 trains so
+        alone.
     output_dir : path, optional
         For ``checkpoints/``, ``log.jsonl``, the ``last/`` model and the ``best/`` one of the evaluations.
     save_steps : int, optional
@@ -133,8 +134,6 @@ class Trainer:
     ) -> None:
         if not isinstance(model, SentenceEncoder):
             raise TypeError(f"model is {shown(model)}; it must be a SentenceEncoder")
-        if model.precision.dtype != "float32":
-            raise ValueError(f"the model computes in {model.precision.dtype}; open it with dtype='float32' to train it")
         given = {name: value for name, value in locals().items() if name in SETTING_NAMES}
         self.model = model
         self.settings, recipe = resolve_settings(model, objective, given)
@@ -184,7 +183,7 @@ class Trainer:
             A step is not taken, for its loss or gradient is not finite; the embeddings collapse; a checkpoint is
             damaged; texts are their own positives, and nothing is dropped.
         """
-        columns = columns_of(data)
+        columns = self._columns(data)
         if resume and self.output_dir is None:
             raise ValueError("resume is True, and there is no output_dir in which a checkpoint could be")
         output = None if self.output_dir is None else OutputFolder(self.output_dir, resume=resume)
@@ -196,7 +195,7 @@ class Trainer:
 
     def prepared(self, data) -> TrainingRun:
         """A run on data that has not begun; its `take_step` is for loops of one's own."""
-        columns, texts = columns_of(data), None
+        columns, texts = self._columns(data), None
         if self.settings.head_only and isinstance(columns, TrainingData):
             columns, texts = self._stored(columns), columns
         return TrainingRun(
@@ -208,6 +207,16 @@ class Trainer:
             callbacks=self.callbacks,
             show_progress_bar=self.show_progress_bar,
         )
+
+    def _columns(self, data):
+        """Texts or layer states; ValueError for texts that would train an encoder in low precision."""
+        columns = columns_of(data)
+        if isinstance(columns, TrainingData) and not self.settings.head_only and self.model.dtype != "float32":
+            raise ValueError(
+                f"the model computes in {self.model.dtype}, and only its pooling can be trained: open it with "
+                "dtype='float32', or pass head_only=True or layer states"
+            )
+        return columns
 
     def _initial_pooling(self, pooling) -> Pooling:
         if isinstance(pooling, str) and self.model.folder.trained_pooling(pooling) is None:
