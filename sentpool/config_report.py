@@ -28,6 +28,7 @@ def show_config() -> None:
     """Print which kernels and engines run here, and why, with versions and threads."""
     core = _core.config()
     found = ", ".join(name for name in _core.isas() if name != "scalar")
+    units = _core.low_precision_units()
     blis = "not used: no sub-configuration of it fits this CPU"
     if core["blis_arch"] != "none":
         blis = f"{core['blis_version']}, sub-configuration {core['blis_arch']}, blocks of k cut at 256"
@@ -35,6 +36,7 @@ def show_config() -> None:
         "sentpool": __version__,
         "isa": f"{core['isa']} (this CPU and system offer {found}; SENTPOOL_ISA chooses)",
         "gemm": f"{core['gemm']} (SENTPOOL_GEMM chooses panel or blis for the encoder; the bits are equal)",
+        "units": f"of low precision: {units['bfloat16']} for bfloat16, {units['int8']} for int8",
         "blis": blis,
         "threads": f"{get_num_threads()} (CPUs allowed: {core['cpus']})",
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sentpool import weights
+from sentpool import precision, weights
 from sentpool.checkpoints import read_trained
 from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError
@@ -106,9 +106,26 @@ def _opened(folder: ModelFolder) -> ModelInfo:
         "similarity": folder.similarity_fn_name,
         "prompts": folder.prompts,
         "default_prompt": folder.default_prompt_name,
+        "int8": _int8(folder),
         "notice": folder.notice,
     }
     return ModelInfo(facts, [])
+
+
+def _int8(folder: ModelFolder) -> dict[str, Any] | None:
+    """What `sentpool quantize` left in the folder."""
+    for mode in precision.INT8_MODES:
+        wanted = precision.check("int8", mode)
+        try:
+            found = precision.saved(folder.transformer_path, wanted, folder.config.core_shapes())
+        except ModelFolderError as error:
+            return {"problem": str(error)}
+        if found is None or found.quality is not None:
+            break
+    if found is None:
+        return None
+    facts = {"calibrated_on": found.calibrated_on}
+    return facts if found.quality is None else facts | {"mode": mode, "quality": str(found.quality)}
 
 
 def _unopened(root: Path, reason: str) -> ModelInfo:
@@ -241,4 +258,9 @@ def _lines_of_opened(facts: Mapping[str, Any]) -> dict[str, str]:
         "prompts": ", ".join(prompts) or "none",
         "files": ", ".join(facts["files"]),
     }
+    if facts["int8"]:
+        int8 = facts["int8"]
+        lines["int8"] = int8.get("problem") or f"calibrated on {int8['calibrated_on']}"
+        if "quality" in int8:
+            lines["int8"] += f"; {int8['mode']}: {int8['quality']}"
     return lines | ({"notice": facts["notice"]} if facts["notice"] else {})

@@ -205,7 +205,7 @@ def test_representations(model):
 def test_show_config_says_what_runs(capsys):
     sentpool.show_config()
     lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
-    assert {"sentpool", "isa", "gemm", "blis", "threads"} <= set(lines)
+    assert {"sentpool", "isa", "gemm", "units", "blis", "threads"} <= set(lines)
     assert lines["isa"].split()[0] == _core.config()["isa"]
 
 

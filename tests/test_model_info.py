@@ -18,7 +18,7 @@ from fabricate import (
 )
 from fabricate_families import CONFIGS, family_folder, family_tensors
 
-from sentpool import cli
+from sentpool import SentenceEncoder, cli
 from sentpool.model_info import inspect_model
 
 # 37 + 32 + 2 rows and a norm; two layers of four squares, two norms and the feed-forward; 24 wide, 40 inside.
@@ -185,6 +185,25 @@ def test_an_empty_folder(tmp_path):
 def test_no_folder(tmp_path):
     with pytest.raises(FileNotFoundError):
         inspect_model(tmp_path / "nowhere")
+
+
+def test_what_quantizing_left(tmp_path):
+    model = SentenceEncoder(bert_folder(tmp_path / "model"))
+    assert inspect_model(tmp_path / "model").facts["int8"] is None
+    for mode in ("fast", "balanced"):
+        small = model.quantize(["the cat sat on the mat", "a big dog"], int8=mode)
+        small.save_pretrained(tmp_path / mode)
+        info = inspect_model(tmp_path / mode)
+        assert info.facts["int8"] == {
+            "mode": mode,
+            "calibrated_on": "given sentences",
+            "quality": str(small.precision.quality),
+        }
+        assert f"calibrated on given sentences; {mode}: cosine to float32" in str(info)
+    edit_json(tmp_path / "fast" / "sentpool_int8.json", format=2)
+    info = inspect_model(tmp_path / "fast")
+    assert not info.problems  # it opens in float32
+    assert "quantize the model anew" in str(info)
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
