@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sentpool.commands.options import add_model, names
+from sentpool.commands.options import add_json, add_model, check_output, names
 
 PURPOSE = "prepare a model for int8 (or look at bfloat16) and say what that costs"
 EXAMPLE = "sentpool quantize all-MiniLM-L6-v2/ minilm-int8/ --sentences texts.txt --sts data/sts --tasks STSB-test"
@@ -26,6 +26,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--sts", metavar="DATA", help="STS data: compare Spearman with float32's")
     verb.add_argument("--tasks", metavar="A,B", type=names, help="with --sts: only these tasks")
     verb.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
+    add_json(verb)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -38,6 +39,8 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("--tasks is about STS data: pass --sts DATA too")
     if options.output is not None:
         check_folder(options.output, overwrite=options.overwrite, may_replace=why_not_replaced)
+    if options.json:
+        check_output(options.json)
     sentences = None
     if options.sentences is not None:
         with opened(options.sentences) as file:
@@ -46,6 +49,11 @@ def run(options: argparse.Namespace) -> None:
         sentences, dtype=options.dtype, int8=options.int8, sts_folder=options.sts, tasks=options.tasks
     )
     print(f"{small.precision}: {small.precision.quality}")
+    if options.json:
+        from sentpool.evaluation.report import write_json
+
+        write_json(options.json, {"model": small.provenance(), "quality": vars(small.precision.quality)})
+        print(f"saved {options.json}")
     if options.output is not None:
         small.save_pretrained(options.output, overwrite=options.overwrite)
         print(f"saved {options.output}")

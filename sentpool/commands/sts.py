@@ -22,7 +22,7 @@ EXAMPLE = "sentpool sts all-MiniLM-L6-v2/ data/sts --tasks STS12,STSB-test --out
 def arguments(verb: argparse.ArgumentParser) -> None:
     add_model(verb)
     add_sts_data(verb)
-    verb.add_argument("--output", metavar="FILE.json", help="save the result and what reproduces it")
+    verb.add_argument("--output", "--json", metavar="FILE.json", help="save the result and what reproduces it")
     add_encoding(verb)
     add_pooling(verb)
 
