@@ -38,7 +38,8 @@ class SentenceEncoder:
     device : None or "cpu"
         For scripts written for sentence-transformers.
     dtype : {"float32", "bfloat16", "int8"}, default "float32"
-        In what precision linear layers compute; all else stays float32. Weights take a half or a quarter of the memory.
+        In what precision linear layers compute; all else stays float32. Their weights take a half or a quarter of the
+        memory, tables of embeddings a half.
         "bfloat16" needs nothing else; it is faster where the CPU has a unit for it, and its bits are promised for one
         CPU model. "int8" has the same bits on every CPU and smooths its inputs by factors: those in the folder
         (`quantize`), else from the bundled sentences, which takes as long as encoding 400 sentences.
