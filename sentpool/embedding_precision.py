@@ -63,6 +63,7 @@ def quantize_embeddings(embeddings, precision: str, ranges=None, calibration_emb
     ranges = _floats("ranges", ranges)
     if ranges.shape != (2, embeddings.shape[1]):
         raise ValueError(f"ranges has shape {ranges.shape}; it must be (2, {embeddings.shape[1]}): least, greatest")
+    ranges = ranges.astype(np.float32)  # as sentence-transformers from version 6 on
     steps = (ranges[1] - ranges[0]) / 255
     steps = np.where(steps == 0, 1, steps)
     places = np.clip(np.floor((embeddings - ranges[0]) / steps), 0, 255)
