@@ -78,22 +78,9 @@ class SentenceEncoder:
             warn(self.folder.notice)
         self.pooling = self.folder.pooling if pooling is None else pooling
         self._trained: dict | None = None  # what a Trainer did to the weights
-        self._open(precision.saved(self.folder.transformer_path, wanted, self.folder.config.core_shapes()) or wanted)
-
-    def _open(self, wanted: precision.Precision) -> None:
-        """Load the weights in a precision, int8 after a look at what its layers read if nothing is known of that."""
-        self.precision = wanted
-        if wanted.dtype != "int8" or wanted.powers is not None:
-            self._core = wanted.open_core(self.folder)
-            return
-        self.precision = precision.Precision()
-        self._core = self.precision.open_core(self.folder)
-        sentences = precision.bundled_sentences()
-        wanted, reference = precision.calibrate(self, wanted, sentences, "bundled sentences")
-        del self._core  # before the next one takes memory
-        self._core, self.precision = wanted.open_core(self.folder), wanted
-        embeddings = self.encode(sentences, show_progress_bar=False)
-        self.precision = wanted.with_quality(precision.measure(embeddings, reference, "bundled sentences"))
+        precision.open_into(
+            self, precision.saved(self.folder.transformer_path, wanted, self.folder.config.core_shapes()) or wanted
+        )
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | os.PathLike[str], **options) -> SentenceEncoder:
@@ -176,7 +163,8 @@ class SentenceEncoder:
         Raises
         ------
         TypeError, ValueError
-            This model is not in float32, `sentences` is empty, or an argument has a value that is not allowed.
+            This model is not in float32 or was trained since it was opened, `sentences` is empty, or an argument has a
+            value that is not allowed.
 
         Examples
         --------
@@ -691,7 +679,7 @@ def _reopen(
     model = SentenceEncoder.__new__(SentenceEncoder)
     model.folder = open_folder(Path(path))  # a Path is never looked up on the hub
     model.pooling = pooling
-    model._open(wanted)
+    precision.open_into(model, wanted)
     model._trained, tensors = trained or (None, None)
     if trained is not None:
         put_tensors(model._core, tensors)

@@ -105,9 +105,6 @@ class Precision:
             digest.update(name.encode() + b"\0" + powers.astype(np.int8).tobytes())
         return digest.hexdigest()
 
-    def with_quality(self, quality: Quality) -> Precision:
-        return replace(self, quality=quality)
-
     def open_core(self, folder):
         """The folder's encoder as a `_core.Model` in this precision, its weights loaded."""
         core = _core.Model(**folder.config.core_arguments(), dtype=self.dtype, balanced=self.int8 == "balanced")
@@ -172,7 +169,7 @@ def saved(folder: Path, wanted: Precision, shapes: Mapping[str, tuple[int, ...]]
         try:
             sts = quality.pop("sts", None)
             sts = None if sts is None else {task: tuple(pair) for task, pair in sts.items()}
-            return precision.with_quality(Quality(**quality, sts=sts))
+            return replace(precision, quality=Quality(**quality, sts=sts))
         except (TypeError, ValueError, AttributeError) as error:
             raise ModelFolderError(f"{path}: field 'quality' is not what sentpool writes ({error})") from error
     return precision
@@ -236,10 +233,35 @@ def calibrate(model, precision: Precision, sentences: Sequence[str], named: str)
     return replace(precision, powers=powers, calibrated_on=named), embeddings
 
 
+def open_into(model, wanted: Precision) -> None:
+    """Load the weights of a model's folder in a precision, int8 after a look at what its layers read if nothing is
+    known of that."""
+    if wanted.dtype != "int8" or wanted.powers is not None:
+        model._core, model.precision = wanted.open_core(model.folder), wanted
+        return
+    open_into(model, Precision())
+    sentences, named = bundled_sentences(), "bundled sentences"
+    wanted, reference = calibrate(model, wanted, sentences, named)
+    del model._core  # before the next one takes memory
+    _open_and_measure(model, wanted, sentences, reference, named)
+
+
+def _open_and_measure(model, wanted: Precision, sentences, reference: np.ndarray, named: str) -> None:
+    """Load the weights in a precision that is known, and see what it costs beside the vectors in float32."""
+    open_into(model, wanted)
+    embeddings = model.encode(sentences, show_progress_bar=False)
+    model.precision = replace(wanted, quality=measure(embeddings, reference, named))
+
+
 def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
     """See `SentenceEncoder.quantize`."""
     if model.dtype != "float32":
         raise ValueError(f"this model is in {model.dtype}; quantize one that was opened with dtype='float32'")
+    if model._trained is not None:
+        raise ValueError(
+            "this model was trained since it was opened, and its folder holds other weights: save_pretrained(folder), "
+            "and quantize SentenceEncoder(folder)"
+        )
     if wanted.dtype == "float32":
         raise ValueError("dtype is 'float32'; quantize makes a model in 'int8' or 'bfloat16'")
     given, named = (bundled_sentences(), "bundled sentences") if sentences is None else (sentences, "given sentences")
@@ -251,11 +273,10 @@ def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
     else:
         reference = model.encode(given, show_progress_bar=False)
     quantized = copy.copy(model)
-    quantized._core, quantized.precision = wanted.open_core(model.folder), wanted
-    quality = measure(quantized.encode(given, show_progress_bar=False), reference, named)
+    _open_and_measure(quantized, wanted, given, reference, named)
     if sts_folder is not None:
-        quality = replace(quality, sts=_sts_scores(model, quantized, sts_folder, tasks))
-    quantized.precision = wanted.with_quality(quality)
+        quality = replace(quantized.precision.quality, sts=_sts_scores(model, quantized, sts_folder, tasks))
+        quantized.precision = replace(quantized.precision, quality=quality)
     return quantized
 
 
