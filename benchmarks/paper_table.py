@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -75,9 +76,12 @@ def trained(options, kind: str, pooling: str, seed: int) -> dict:
     history = trainer.fit(data)
     seconds = time.perf_counter() - began
     losses = [history.log[0]["loss"], history.log[-1]["loss"]]
-    return {"kind": kind, "pooling": pooling, "seed": seed, "seconds": seconds, "losses": losses} | measured(
-        model, options.data, options.threads
-    )
+    row = {"kind": kind, "pooling": pooling, "seed": seed, "seconds": seconds, "losses": losses}
+    with tempfile.TemporaryDirectory() as folder:
+        if options.dtype != "float32":
+            model.save_pretrained(folder)
+            model = SentenceEncoder(folder, dtype=options.dtype)
+        return row | measured(model, options.data, options.threads)
 
 
 def table(rows: list[dict]) -> str:
@@ -117,6 +121,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=3e-5)
+    parser.add_argument(
+        "--dtype", default="float32", help="of the trained encoder while it is measured (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--model", type=Path, help="folder of the encoder (default: the PyPI package's MiniLM)")
     parser.add_argument("--data", type=Path, required=True, help="folder of sts/, nli/, wiki/ and cranfield/")
@@ -129,7 +136,7 @@ def main() -> None:
     options.model = options.model or packaged_model()
     warnings.simplefilter("ignore")
     settings = {
-        name: str(value) for name, value in vars(options).items() if name in ("steps", "batch_size", "learning_rate")
+        name: str(value) for name, value in vars(options).items() if name in ("steps", "batch_size", "learning_rate", "dtype")
     }
     saved = json.loads(options.output.read_text()) if options.output.exists() else {"settings": settings, "rows": []}
     rows = saved["rows"] if saved["settings"] == settings else []
