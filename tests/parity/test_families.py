@@ -1,4 +1,5 @@
-"""Every layer's states of every encoder family against transformers, over random configurations of odd sizes."""
+"""Every encoder family against transformers, over random configurations of odd sizes: every layer's states, and the
+gradients of a step of training."""
 
 from __future__ import annotations
 
@@ -10,13 +11,20 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from safetensors.numpy import load_file  # noqa: E402
+
 from sentpool import _core, weights  # noqa: E402
 from sentpool.config import EncoderConfig  # noqa: E402
+from sentpool.objectives import InfoNCE  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
+# Threads that wait for each other take longer than these small products.
+torch.set_num_threads(1)
+
 VOCABULARY = 97
 SEEDS = range(3)
+TEMPERATURE = 0.05
 ACTIVATIONS = ["gelu", "gelu_new", "relu", "silu", "gelu_fast", "gelu_pytorch_tanh"]
 # The classes by model_type; Nomic-BERT came with transformers 5.
 CLASSES = {
@@ -91,6 +99,16 @@ def random_encoder(family: str, seed: int):
     return model
 
 
+def core_of(theirs, folder):
+    """The core with the weights of a model of transformers, and the configuration that it was read by."""
+    theirs.save_pretrained(folder)
+    config = EncoderConfig.read(folder)
+    model = _core.Model(**config.core_arguments())
+    weights.load_into(model, folder, config)
+    model.finish()
+    return model, config
+
+
 def their_states(model, ids: np.ndarray) -> np.ndarray:
     """(L + 1, T, H); the last one after the final layer norm where there is one."""
     with torch.no_grad():
@@ -107,12 +125,8 @@ def their_states(model, ids: np.ndarray) -> np.ndarray:
 def test_states_of_every_layer(tmp_path, family, seed):
     """From one token to the maximum; ids at random, among them the padding token, which shifts positions of RoBERTa."""
     theirs = random_encoder(family, seed)
-    theirs.save_pretrained(tmp_path)
-    config = EncoderConfig.read(tmp_path)
+    ours, config = core_of(theirs, tmp_path)
     assert config.architecture.model_type == family
-    ours = _core.Model(**config.core_arguments())
-    weights.load_into(ours, tmp_path, config)
-    ours.finish()
     rng = np.random.default_rng(seed)
     for length in (1, 2, 7, 17, 40, config.max_tokens):
         ids = rng.integers(0, VOCABULARY, min(length, config.max_tokens)).astype(np.int32)
@@ -121,6 +135,58 @@ def test_states_of_every_layer(tmp_path, family, seed):
         assert found.shape == expected.shape
         for layer, (one, other) in enumerate(zip(found, expected, strict=True)):
             assert np.abs(one - other).max() <= 2e-5 * np.abs(other).max(), (length, layer)
+
+
+def their_gradients(model, config, rows: list[np.ndarray], folder) -> dict[str, np.ndarray]:
+    """Of the InfoNCE loss of mean-pooled rows, whose halves are pairs; by the core's names of tensors. They go through
+    a folder as if they were weights, for a model's own names need not be those of its files."""
+    model.zero_grad()
+    means = [model(torch.from_numpy(ids[None].astype(np.int64))).last_hidden_state[0].mean(0) for ids in rows]
+    left, right = torch.nn.functional.normalize(torch.stack(means)).reshape(2, len(rows) // 2, -1)
+    torch.nn.functional.cross_entropy(left @ right.T / TEMPERATURE, torch.arange(len(left))).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.save_pretrained(folder, state_dict=gradients)
+    stored, found = load_file(folder / "model.safetensors"), {}
+    for name, tensor in config.tensors().items():
+        found |= zip(tensor.core, np.split(stored[name], len(tensor.core)), strict=True)
+    return found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("family", CLASSES)
+def test_gradients_of_a_step(tmp_path, family, seed):
+    """Of every tensor, within 1e-4 of its largest entry, or twice as far as PyTorch in float32: where tokens have
+    become alike, as in RoBERTa 0, queries and keys get small differences. BERT and RoBERTa alone have every activation.
+
+    A key's bias moves all scores of a query alike, unless rotation tells keys apart: its true gradient is 0, and that
+    of the query's bias is the measure.
+    """
+    theirs = random_encoder(family, seed)
+    core, config = core_of(theirs, tmp_path)
+    rng = np.random.default_rng(seed)
+    lengths = [min(length, config.max_tokens) for length in (1, 9, 40, 17, 300, 3, 2, 33)]
+    rows = [rng.integers(0, VOCABULARY, length).astype(np.int32) for length in lengths]
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.padding_idx = None  # takes the padding token out of the gradient though it is in the loss
+    rounded = their_gradients(theirs, config, rows, tmp_path / "float32")
+    expected = their_gradients(theirs.double(), config, rows, tmp_path / "float64")
+
+    training, last = _core.Training(core), config.num_hidden_layers
+    offsets = np.cumsum([0, *lengths])
+    states = training.forward(np.concatenate(rows), offsets, [last], ["mean"], step=0, first_row=0, threads=2)
+    _, d_embeddings = InfoNCE(TEMPERATURE)(states.reshape(2, len(rows) // 2, -1))
+    training.backward(d_embeddings.reshape(states.shape), threads=2)
+
+    def distance(one, other):
+        return np.abs(one - other).max()
+
+    assert expected.keys() == training.slices.keys()
+    for name, (start, stop, shape) in training.slices.items():
+        is_zero = name.endswith("key.bias") and "rotary" not in config.core_arguments()
+        scale = expected[name.replace("key", "query") if is_zero else name]
+        bound = max(1e-4 * np.abs(scale).max(), 2 * distance(rounded[name], expected[name]))
+        assert distance(training.gradients[start:stop].reshape(shape), expected[name]) <= bound, name
 
 
 @pytest.mark.parametrize("family", CLASSES)
