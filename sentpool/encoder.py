@@ -242,7 +242,7 @@ class SentenceEncoder:
             "pooling": str(self.pooling),
             "max_seq_length": self.max_seq_length,
             "dtype": str(self.precision),
-            **({} if self.precision.quality is None else {"quality": str(self.precision.quality)}),
+            **({} if self.precision.cost() is None else {"quality": self.precision.cost()}),
             **({} if self._trained is None else {"trained_steps": self._trained["steps"]}),
         }
 

@@ -89,6 +89,15 @@ class Precision:
     def __str__(self) -> str:
         return self.dtype if self.int8 is None else f"{self.dtype} ({self.int8})"
 
+    def cost(self) -> str | None:
+        """What it costs in words, or how to find out; None in float32, which costs nothing."""
+        if self.dtype == "float32":
+            return None
+        if self.quality is not None:
+            return str(self.quality)
+        mode = "" if self.int8 is None else f", int8={self.int8!r}"
+        return f"not measured (quantize(sentences, dtype={self.dtype!r}{mode}) of the model in float32 measures it)"
+
     def facts(self) -> dict:
         """What tells this precision from another, ready for JSON."""
         facts = {"dtype": self.dtype}

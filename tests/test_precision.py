@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import math
 import os
@@ -255,6 +256,8 @@ def test_arguments_are_checked(models, minilm):
 def test_a_model_says_what_it_is(models):
     small = models[str(LOW[2])]
     assert "dtype=int8 (balanced)" in repr(small) and "lowest" in repr(small)
+    assert f"quality={small.precision.quality}" in repr(small)
+    assert "quality" not in repr(models["{}"])
     facts = small.provenance()["precision"]
     assert facts.pop("powers_sha256") == models[str(LOW[1])].provenance()["precision"]["powers_sha256"]
     assert facts == {"dtype": "int8", "int8": "balanced", "calibrated_on": "bundled sentences"}
@@ -263,6 +266,19 @@ def test_a_model_says_what_it_is(models):
     assert others[0] == others[2] and others[0]["powers_sha256"] != others[1]["powers_sha256"]
     assert models["{}"].provenance()["precision"] == {"dtype": "float32"}
     assert "unit" in models[str(LOW[0])].provenance()["precision"]
+
+
+def test_a_model_says_what_was_not_measured_and_what_measures_it(models, tmp_path):
+    """What the remedy gives is said by the model that it makes."""
+    models[str(LOW[2])].save_pretrained(tmp_path / "m")
+    unmeasured = {"bfloat16": models[str(LOW[0])], "fast": SentenceEncoder(tmp_path / "m", **LOW[1])}
+    for name, options in zip(unmeasured, LOW, strict=False):
+        model = unmeasured[name]
+        arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        for shown in (repr(model), html.unescape(model._repr_html_())):
+            assert model.dtype in shown and f"not measured (quantize(sentences, {arguments}) of the model in" in shown
+        measured = models["{}"].quantize(TEXTS, **options)
+        assert f"quality={measured.precision.quality}" in repr(measured)
 
 
 # ---- smoothing -------------------------------------------------------------------------------------------------------
