@@ -136,7 +136,9 @@ def main() -> None:
     options.model = options.model or packaged_model()
     warnings.simplefilter("ignore")
     settings = {
-        name: str(value) for name, value in vars(options).items() if name in ("steps", "batch_size", "learning_rate", "dtype")
+        name: str(value)
+        for name, value in vars(options).items()
+        if name in ("steps", "batch_size", "learning_rate", "dtype")
     }
     saved = json.loads(options.output.read_text()) if options.output.exists() else {"settings": settings, "rows": []}
     rows = saved["rows"] if saved["settings"] == settings else []

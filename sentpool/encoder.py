@@ -42,7 +42,8 @@ class SentenceEncoder:
         memory, tables of embeddings a half.
         "bfloat16" needs nothing else; it is faster where the CPU has a unit for it, and its bits are promised for one
         CPU model. "int8" has the same bits on every CPU and smooths its inputs by factors: those in the folder
-        (`quantize`), else from the bundled sentences, which takes as long as encoding 400 sentences.
+        (`quantize`), else from the bundled sentences, which takes as long as encoding 400 sentences, every time:
+        `save_pretrained` of the model keeps them.
     int8 : {"balanced", "fast"}, optional
         With dtype="int8". Activations inside the feed-forward have two digits of 8 bits ("balanced", the default) or
         one like all others.

@@ -236,10 +236,33 @@ def calibrate(model, precision: Precision, sentences: Sequence[str], named: str)
     model._core.watch(True)
     try:
         embeddings = model.encode(sentences, threads=1, show_progress_bar=False)
+        if max(model.pooling.needed_layers(model.n_layers)) < model.n_layers:  # another pooling may need those above
+            model.layer_states(sentences, tokens=("cls",), threads=1, show_progress_bar=False)
         powers = smoothing_powers(model._core.input_ranges())
     finally:
         model._core.watch(False)
     return replace(precision, powers=powers, calibrated_on=named), embeddings
+
+
+class _FewWords:
+    """A folder's encoder in float32 with the words of some tokens alone, to the same bits: beside what is computed, the
+    whole table would need more memory than a model in float32."""
+
+    def __init__(self, folder, tokens: np.ndarray) -> None:
+        self._tokens = np.unique(tokens)
+        self._core = _core.Model(**folder.config.core_arguments() | {"vocab_size": len(self._tokens)})
+        weights.load_into(self._core, folder.transformer_path, folder.config, folder.head_tensors, words=self._tokens)
+        self._core.finish()
+        self.watch, self.input_ranges = self._core.watch, self._core.input_ranges
+
+    def layer_states(self, ids, *arguments, **options) -> np.ndarray:
+        return self._core.layer_states(self._rows(ids), *arguments, **options)
+
+    def sbert_wk(self, ids, *arguments, **options) -> np.ndarray:
+        return self._core.sbert_wk(self._rows(ids), *arguments, **options)
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._tokens, ids).astype(np.int32)
 
 
 def open_into(model, wanted: Precision) -> None:
@@ -248,8 +271,9 @@ def open_into(model, wanted: Precision) -> None:
     if wanted.dtype != "int8" or wanted.powers is not None:
         model._core, model.precision = wanted.open_core(model.folder), wanted
         return
-    open_into(model, Precision())
     sentences, named = bundled_sentences(), "bundled sentences"
+    prompt = model._prompt(None, None)
+    model._core = _FewWords(model.folder, model.tokenizer.encode([prompt + text for text in sentences]).ids)
     wanted, reference = calibrate(model, wanted, sentences, named)
     del model._core  # before the next one takes memory
     _open_and_measure(model, wanted, sentences, reference, named)

@@ -36,6 +36,7 @@ class _Format(NamedTuple):
 _FORMATS = (_Format("model.safetensors", read_header), _Format("pytorch_model.bin", read_torch_header))
 
 _LISTED = 4
+_WORDS = "embeddings.word_embeddings.weight"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -173,7 +174,9 @@ def check(folder: Path, config: EncoderConfig, used: Collection[str] = ()) -> No
         warn(f"{folder}: {_counted(leftovers)} not used by the encoder: {', '.join(leftovers)}")
 
 
-def load_into(core, folder: Path, config: EncoderConfig, used: Collection[str] = ()) -> None:
+def load_into(
+    core, folder: Path, config: EncoderConfig, used: Collection[str] = (), words: np.ndarray | None = None
+) -> None:
     """Load every tensor into the core, a block of about 4 MB at a time and in the order of the files.
 
     Parameters
@@ -182,6 +185,8 @@ def load_into(core, folder: Path, config: EncoderConfig, used: Collection[str] =
         A `sentpool._core.Model` made with `config.core_arguments()`; `core.finish()` is left to the caller.
     used
         As for `match`.
+    words
+        Which rows of the table of words the core has, ascending; by default all.
 
     Raises
     ------
@@ -192,10 +197,18 @@ def load_into(core, folder: Path, config: EncoderConfig, used: Collection[str] =
     core_names = {name: tensor.core for name, tensor in config.tensors().items()}
     for name, stored in sorted(tensors.items(), key=lambda item: (item[1].path, item[1].offset)):
         for first_row, rows in stored.blocks():
+            if words is not None and core_names[name] == (_WORDS,):
+                first_row, rows = _rows_among(words, first_row, rows)
             try:
                 _load_rows(core, core_names[name], stored.shape[0] // len(core_names[name]), first_row, rows)
             except ValueError as error:
                 raise ModelFolderError(f"{stored.path}: {error}") from error
+
+
+def _rows_among(wanted: np.ndarray, first_row: int, rows: np.ndarray) -> tuple[int, np.ndarray]:
+    """Those of consecutive rows that are wanted, and which of the wanted ones the first of them is."""
+    first, end = np.searchsorted(wanted, (first_row, first_row + len(rows)))
+    return int(first), rows[wanted[first:end] - first_row]
 
 
 def _load_rows(core, names: tuple[str, ...], height: int, first_row: int, rows: np.ndarray) -> None:

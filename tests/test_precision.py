@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 import pytest
-from fabricate import bert_folder
+from fabricate import bert_folder, sentence_transformers_folder
 from fabricate_families import CONFIGS, family_folder
 
 import sentpool
@@ -191,6 +191,63 @@ def test_a_table_of_words_is_halved_and_weights_are_smaller(tmp_path):
     }
     assert used["bfloat16"] < 0.6 * used["float32"]
     assert used["int8"] < 0.45 * used["float32"]
+
+
+LOADED = """
+import re, sys, warnings
+warnings.simplefilter("ignore")
+from sentpool import SentenceEncoder
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+before = peak()
+SentenceEncoder(sys.argv[1], dtype=sys.argv[2])
+print(peak() - before)
+"""
+
+
+def test_loading_needs_no_more_memory_than_in_float32(tmp_path):
+    """Also where int8 has to look at sentences first, in a part of the float32 model."""
+    folder = bert_folder(
+        tmp_path / "m", vocab_size=30000, hidden_size=256, num_attention_heads=4, intermediate_size=1024
+    )
+    used = {
+        dtype: int(
+            subprocess.run(
+                [sys.executable, "-c", LOADED, str(folder), dtype], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for dtype in precision.DTYPES
+    }
+    assert used["float32"] > 30_000
+    assert used["int8"] < 0.95 * used["float32"] and used["bfloat16"] < 0.95 * used["float32"]
+
+
+# ---- calibration -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sbert_wk", "layer_attention"])
+def test_opening_calibrates_as_quantize_does(tmp_path, pooling):
+    """The one in a part of the model, the other in all of it; behind the prompt both times."""
+    folder = sentence_transformers_folder(tmp_path / "m")
+    settings = {"prompts": {"query": "the big dog runs : "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    whole = SentenceEncoder(folder)
+    if pooling == "layer_attention":
+        pooling = sentpool.pooling.initial(pooling, whole.n_layers, whole.hidden_size, 0)
+    whole.pooling = pooling
+    quantized, opened = whole.quantize(), SentenceEncoder(folder, pooling=pooling, dtype="int8")
+    assert opened.precision.facts() == quantized.precision.facts()
+    assert opened.precision.quality == quantized.precision.quality
+    assert opened.encode(TEXTS).tobytes() == quantized.encode(TEXTS).tobytes()
+
+
+def test_layers_above_the_pooling_are_calibrated_too(tmp_path):
+    """A folder is opened with other poolings than the one that it was calibrated with."""
+    folder = bert_folder(tmp_path / "m")
+    digests = {
+        SentenceEncoder(folder, pooling=pooling, dtype="int8").precision.facts()["powers_sha256"]
+        for pooling in ("mean", "layers=[1]", "layers=[0]")
+    }
+    assert len(digests) == 1
 
 
 # ---- saving ----------------------------------------------------------------------------------------------------------
