@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sentpool.errors import shown
+from sentpool.errors import shown, warn
 from sentpool.objectives import InfoNCE
 from sentpool.pooling import Pooling
 from sentpool.pooling.names import is_called
@@ -51,16 +51,24 @@ class Recipe:
     mlm_weight: float
     source: str
 
-    def warn_of_pooling(self, pooling: Pooling) -> str | None:
-        """What to say about a pooling that is not the recipe's; None if it is."""
-        if is_called(pooling, self.pooling):
-            return None
-        return (
-            f"{self.name} was published with the pooling {self.pooling!r}, and the model has {pooling!r}, which stays: "
-            f"pooling={self.pooling!r} trains as published"
-        )
+    def warn_of_pooling(self, pooling: Pooling) -> None:
+        """Warn of a pooling that is not the recipe's."""
+        if not is_called(pooling, self.pooling):
+            warn(
+                f"{self.name} was published with the pooling {self.pooling!r}, and the model has {pooling!r}, which "
+                f"stays: pooling={self.pooling!r} trains as published"
+            )
+
+    def warn_of_data(self, columns: int) -> None:
+        """Warn of items of so many sentences that are not what the recipe takes."""
+        if columns != self.columns:
+            warn(
+                f"{self.name} was published with {_ITEMS[self.columns]}, and the data are {_ITEMS[columns]}, which it "
+                f"trains on as they are: if that is meant, an objective of sentpool.objectives says so"
+            )
 
 
+_ITEMS = {1: "texts, each its own positive", 2: "pairs, without hard negatives", 3: "triplets with a hard negative"}
 _SIMCSE = "princeton-nlp/SimCSE, run_{}_example.sh; Gao et al. 2021, appendix A"
 _OH = "nlpods/LayerAttPooler, README and cl/arguments.py; Oh et al. 2022"
 

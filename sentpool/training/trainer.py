@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sentpool.encoder import SentenceEncoder
 from sentpool.encoding_run import Dropout
-from sentpool.errors import shown, warn
+from sentpool.errors import shown
 from sentpool.pooling import Pooling, initial
 from sentpool.threads import resolve
 from sentpool.training.data import TrainingData
@@ -136,7 +136,7 @@ class Trainer:
             raise TypeError(f"model is {shown(model)}; it must be a SentenceEncoder")
         given = {name: value for name, value in locals().items() if name in SETTING_NAMES}
         self.model = model
-        self.settings, recipe = resolve_settings(model, objective, given)
+        self.settings, self._recipe = resolve_settings(model, objective, given)
         self.output_dir, self.show_progress_bar = output_dir, show_progress_bar
         if not callable(callbacks) and not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks is {shown(callbacks)}; it must be a function, or a sequence of them")
@@ -147,10 +147,8 @@ class Trainer:
         self.development = None if eval_data is None else DevelopmentSet(eval_data)
         if pooling is not None:
             model.pooling = self._initial_pooling(pooling)
-        if recipe is not None:
-            said = recipe.warn_of_pooling(model.pooling)
-            if said:
-                warn(said)
+        if self._recipe is not None:
+            self._recipe.warn_of_pooling(model.pooling)
 
     def fit(self, data, *, resume: bool = False) -> History:
         """Train on data; the model is the trained one afterwards.
@@ -180,8 +178,8 @@ class Trainer:
         Warns
         -----
         SentpoolWarning
-            A step is not taken, for its loss or gradient is not finite; the embeddings collapse; a checkpoint is
-            damaged; texts are their own positives, and nothing is dropped.
+            The data are not what the recipe takes; a step is not taken, for its loss or gradient is not finite; the
+            embeddings collapse; a checkpoint is damaged; texts are their own positives, and nothing is dropped.
         """
         columns = self._columns(data)
         if resume and self.output_dir is None:
@@ -196,6 +194,9 @@ class Trainer:
     def prepared(self, data) -> TrainingRun:
         """A run on data that has not begun; its `take_step` is for loops of one's own."""
         columns, texts = self._columns(data), None
+        # Layer states of pairs may be those of texts under two dropouts.
+        if self._recipe is not None and isinstance(columns, TrainingData):
+            self._recipe.warn_of_data(len(columns.columns))
         if self.settings.head_only and isinstance(columns, TrainingData):
             columns, texts = self._stored(columns), columns
         return TrainingRun(
