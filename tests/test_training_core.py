@@ -16,6 +16,7 @@ from golden_cases import EPS, LENGTHS, MODELS, build, load, noise, sentences, te
 from test_bits import environments
 
 from sentpool import _core
+from sentpool.objectives import InfoNCE
 
 HERE = Path(__file__).resolve().parent
 POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token")
@@ -126,6 +127,44 @@ def test_gradients_add_up():
         once = twice.gradients.copy()
         twice.backward(np.ones_like(states))
     np.testing.assert_allclose(twice.gradients, 2 * once, rtol=1e-4, atol=1e-5)
+
+
+def gradient_of_positives(z, temperature):
+    """Of -mean cosine(z[0, i], z[1, i]) / temperature, the part of SimCSE's loss that pulls copies together."""
+    norms = np.linalg.norm(z, axis=2, keepdims=True)
+    u = z / norms
+    return ((u[0] * u[1]).sum(1)[:, None] * u - u[::-1]) / norms / temperature / z.shape[1]
+
+
+def test_one_mask_for_both_copies_leaves_nothing_to_pull_together():
+    """Unsupervised SimCSE lives on two masks; with one, its scores collapse (Gao et al. 2021, "Fixed 0.1"): both copies
+    are one vector, and all that the loss still does is to push others away."""
+    model, (ids, offsets) = build("odd"), sentences("odd")
+    n = len(offsets) - 1
+
+    def step(first_rows):
+        """The copies' embeddings, and gradients by all parameters: of the loss, and of its pull."""
+        training, parts = _core.Training(model, **DROPOUT), []
+
+        def states(row, keep):
+            return training.forward(ids, offsets, [3], ["mean"], step=0, first_row=row, keep=keep)
+
+        z = np.concatenate([states(row, keep=False) for row in first_rows]).reshape(2, n, -1)
+        for d_z in (InfoNCE(0.05)(z)[1], gradient_of_positives(z.astype(float), 0.05)):
+            training.gradients[:] = 0
+            for row, d_copy in zip(first_rows, d_z, strict=True):
+                training.backward(d_copy.reshape(states(row, keep=True).shape))
+            parts.append(training.gradients.astype(float))
+        return z, *parts
+
+    z, loss, pull = step((0, n))
+    assert (z[0] != z[1]).any(axis=1).all()
+    assert np.linalg.norm(pull) > 0.1 * np.linalg.norm(loss)
+
+    z, loss, nothing = step((0, 0))
+    np.testing.assert_array_equal(z[0], z[1])
+    assert np.linalg.norm(nothing) < 1e-12 * np.linalg.norm(pull)
+    assert np.linalg.norm(loss) > 0
 
 
 def test_update_gives_the_model_these_weights():
