@@ -1,4 +1,6 @@
-"""Small folders of every encoder family, written without the package: names and shapes are spelled out once more."""
+"""Small folders of every encoder family, written without the package: names and shapes are spelled out once more. The
+numbers are noise that is the same on every machine, for there are golden hashes of these models.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from fabricate import VOCABULARY, tokenizer_json, write_json, write_safetensors
+from noise import noise
 
 _SHARED = {
     "vocab_size": len(VOCABULARY),
@@ -75,27 +78,27 @@ CONFIGS = {
 
 
 class _Tensors(dict):
-    """Random float32 tensors, by name."""
+    """Random float32 tensors, by name; each has noise of its own."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self._rng = np.random.default_rng(seed)
+        self._seed = 1000 * seed
 
-    def _normal(self, *shape: int, mean=0.0) -> np.ndarray:
-        return (mean + self._rng.normal(0, 0.25, shape)).astype(np.float32)
+    def _noise(self, *shape: int, mean=0.0) -> np.ndarray:
+        return np.float32(mean) + np.float32(0.4) * noise(self._seed + len(self), *shape)
 
     def table(self, name: str, rows: int, cols: int) -> None:
-        self[f"{name}.weight"] = self._normal(rows, cols)
+        self[f"{name}.weight"] = self._noise(rows, cols)
 
     def linear(self, name: str, out: int, inputs: int, bias=True) -> None:
-        self[f"{name}.weight"] = self._normal(out, inputs)
+        self[f"{name}.weight"] = self._noise(out, inputs)
         if bias:
-            self[f"{name}.bias"] = self._normal(out)
+            self[f"{name}.bias"] = self._noise(out)
 
     def norm(self, name: str, width: int, bias=True) -> None:
-        self[f"{name}.weight"] = self._normal(width, mean=1.0)
+        self[f"{name}.weight"] = self._noise(width, mean=1.0)
         if bias:
-            self[f"{name}.bias"] = self._normal(width)
+            self[f"{name}.bias"] = self._noise(width)
 
 
 def _like_bert(config: dict, tensors: _Tensors, layer: str, names: dict[str, str], layers: int) -> None:

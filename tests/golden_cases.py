@@ -1,10 +1,9 @@
-"""Small random BERTs and sentences of token ids, the same numbers on every machine: nothing here draws from a library's
-random generator, so golden files stay valid whatever NumPy does to its own.
-"""
+"""Small random BERTs and sentences of token ids, of noise that is the same on every machine."""
 
 from __future__ import annotations
 
 import numpy as np
+from noise import noise, noisy_ids
 
 from sentpool import _core
 
@@ -39,15 +38,6 @@ LENGTHS = {
 EPS = 1e-12
 
 
-def noise(seed: int, *shape: int) -> np.ndarray:
-    """float32 in [-1, 1), multiples of 2^-23: a multiplicative hash of the index."""
-    size = int(np.prod(shape))
-    index = np.arange(size, dtype=np.uint64) + np.uint64(seed * 1_000_003)
-    for factor in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9):
-        index = (index ^ (index >> np.uint64(29))) * np.uint64(factor)
-    return (((index >> np.uint64(40)).astype(np.float32) - 2**23) * np.float32(2.0**-23)).reshape(shape)
-
-
 def tensors(name: str) -> dict[str, np.ndarray]:
     """The weights of a model, by Hugging Face's names."""
     model = _core.Model(**MODELS[name], type_vocab_size=2, layer_norm_eps=EPS)
@@ -77,5 +67,4 @@ def build(name: str):
 def sentences(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Token ids (N,) int32 and offsets (n + 1,) int64."""
     offsets = np.cumsum([0, *LENGTHS[name]])
-    ids = (noise(999, int(offsets[-1])) + 1) * (MODELS[name]["vocab_size"] / 2)
-    return ids.astype(np.int32), offsets
+    return noisy_ids(MODELS[name]["vocab_size"], int(offsets[-1])), offsets

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden_cases import LENGTHS, MODELS, build, load, noise, sentences
+from golden_cases import LENGTHS, MODELS, build, load, sentences
+from noise import noise
 
 from sentpool import _core
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fabricate import bert_config, bert_folder, bert_tensors, sentence_transformers_folder, write_safetensors
-from golden_cases import load, noise
+from golden_cases import load
+from noise import noise
 from test_bits import environments
 
 from sentpool import SentenceEncoder, _core

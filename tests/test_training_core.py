@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy_dropout
 import pytest
-from golden_cases import EPS, LENGTHS, MODELS, build, load, noise, sentences, tensors
+from golden_cases import EPS, LENGTHS, MODELS, build, load, sentences, tensors
+from noise import noise
 from test_bits import environments
 
 from sentpool import _core

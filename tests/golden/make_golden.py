@@ -3,7 +3,8 @@
     python tests/golden/make_golden.py
 
 hashes.json   SHA-256 of what the scalar twins compute (csrc/kernels/scalar.c: fmaf, 16 lanes, one value at a time),
-              never the vector kernels. tests/test_bits.py holds every instruction set and engine against them.
+              never the vector kernels. tests/test_bits.py and tests/test_families.py hold every instruction set and
+              engine against them.
 states.npz    hidden states of the same models from transformers in float64, for tests without torch.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,6 +23,8 @@ os.environ.update(SENTPOOL_ISA="scalar", SENTPOOL_GEMM="panel")
 import numpy as np  # noqa: E402
 from golden_cases import EPS, MODELS, build, sentences, tensors  # noqa: E402
 from test_bits import digest, minilm_digest  # noqa: E402
+from test_families import VARIANTS, opened  # noqa: E402
+from test_families import digest as family_digest  # noqa: E402
 
 
 def write_hashes() -> None:
@@ -28,6 +32,8 @@ def write_hashes() -> None:
 
     hashes = {name: digest(build(name), *sentences(name)) for name in MODELS}
     hashes["all-MiniLM-L6-v2"] = minilm_digest(get_model_path())
+    with tempfile.TemporaryDirectory() as folder:
+        hashes |= {variant: family_digest(opened(Path(folder), variant)) for variant in VARIANTS}
     (HERE / "hashes.json").write_text(json.dumps(hashes, indent=1) + "\n")
 
 
