@@ -79,6 +79,7 @@ class SentenceEncoder:
             warn(self.folder.notice)
         self.pooling = self.folder.pooling if pooling is None else pooling
         self._trained: dict | None = None  # what a Trainer did to the weights
+        self._mlm_head = None  # the MLMHead that it trained beside them
         precision.open_into(
             self, precision.saved(self.folder.transformer_path, wanted, self.folder.config.core_shapes()) or wanted
         )
@@ -180,7 +181,8 @@ class SentenceEncoder:
         It holds the encoder's weights, byte for byte as the model's own folder stores them or, once trained, in
         float32; its tokenizer, the pooling in use, `max_seq_length` and prompts as they are now. sentence-transformers
         opens it too, to the same vectors, where its modules suffice: token poolings, averages and weighted sums of
-        layers, heads of `Dense` and `Normalize`. A folder with another pooling it refuses.
+        layers, heads of `Dense` and `Normalize`. A folder with another pooling it refuses. The head of a masked
+        language model is saved if it was trained (`Trainer(mlm_weight=)`), as transformers' `…ForMaskedLM` reads it.
 
         Parameters
         ----------
@@ -256,7 +258,7 @@ class SentenceEncoder:
             self.max_seq_length,
             dict(self.prompts),
             self.precision,
-            None if self._trained is None else (self._trained, trained_tensors(self._core)),
+            None if self._trained is None else (self._trained, trained_tensors(self._core), self._mlm_head),
         )
 
     # ---- vectors ---------------------------------------------------------------------------------------------
@@ -681,7 +683,7 @@ def _reopen(
     model.folder = open_folder(Path(path))  # a Path is never looked up on the hub
     model.pooling = pooling
     precision.open_into(model, wanted)
-    model._trained, tensors = trained or (None, None)
+    model._trained, tensors, model._mlm_head = trained or (None, None, None)
     if trained is not None:
         put_tensors(model._core, tensors)
     model.max_seq_length = max_seq_length

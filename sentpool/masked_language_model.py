@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from sentpool import _core, checks
 from sentpool.errors import shown, warn
-from sentpool.mlm_head import read_head
+from sentpool.mlm_head import MLMHead, read_head
 from sentpool.parameter_store import ParameterStore
 from sentpool.threads import resolve
 from sentpool.tokenizer_files import read_settings
@@ -41,8 +42,9 @@ class MaskedLanguageModel:
 
     15 % of the tokens that are not special are chosen; 80 % of them are replaced by the mask, 10 % by any token of the
     vocabulary, and 10 % stay. The loss is the mean cross-entropy over the chosen tokens of a batch. The decoder is the
-    encoder's word table; the head before it is the folder's (`cls.predictions.*`, `lm_head.*`), or a fresh one, with a
-    warning.
+    encoder's word table, unless `config.json` says that they are not tied (`tie_word_embeddings`); the head before it
+    is that with which the model was trained before, else the folder's (`cls.predictions.*`, `lm_head.*`), or a fresh
+    one, with a warning.
 
     A step: `choose`; `start` with the number of chosen tokens; `backward` for each chunk of the batch, in order;
     `finish`. How the batch is cut into chunks of whole groups does not show in the bits.
@@ -61,7 +63,7 @@ class MaskedLanguageModel:
     Attributes
     ----------
     store : ParameterStore
-        The head's parameters and gradients. The word table is the encoder's.
+        The head's parameters and gradients, with a decoder that is not tied. The word table is the encoder's.
 
     Raises
     ------
@@ -69,22 +71,30 @@ class MaskedLanguageModel:
         If the folder's head does not fit.
     TypeError, ValueError
         If an argument is not as said, or the tokenizer has no mask token.
+
+    Warns
+    -----
+    SentpoolWarning
+        The folder has no head, or has a decoder that is not used.
     """
 
     def __init__(self, model, *, weight: float = 0.1, seed: int = 0, threads: int | None = None) -> None:
         self.weight = checks.positive_number("weight", weight)
         self._seed, self._threads = checks.seed("seed", seed), resolve(threads)
         folder = model.folder
-        head = read_head(folder.transformer_path, folder.config, self._seed)
-        if head.is_fresh:
+        self._head = model._mlm_head or read_head(folder.transformer_path, folder.config, self._seed)
+        if self._head.is_fresh:
             warn(
                 f"{folder.transformer_path}: there is no head for masked language modelling (cls.predictions.* or "
                 f"lm_head.*); a fresh one is trained, of N(0, 0.02)"
             )
-        self._activation, self._eps = head.activation, head.eps
-        self.store = ParameterStore.of(head.parameters)
-        self._d_words = np.zeros((folder.config.vocab_size, folder.config.embedding_size), np.float32)
-        self._mask_id, self._special = _special_tokens(folder, len(self._d_words))
+        self.store = ParameterStore.of(self._head.parameters)
+        vocabulary = folder.config.vocab_size
+        if self._head.is_tied:
+            self._d_decoder = np.zeros((vocabulary, folder.config.embedding_size), np.float32)
+        else:
+            self._d_decoder = self.store.gradient("decoder.weight")
+        self._mask_id, self._special = _special_tokens(folder, vocabulary)
         self._total, self._losses = 0, []
 
     def choose(self, ids: np.ndarray, offsets: np.ndarray, *, step: int, first_row: int = 0) -> MaskedTokens:
@@ -126,7 +136,7 @@ class MaskedLanguageModel:
     def start(self, total: int) -> None:
         """Begin a step in whose batch `total` tokens are chosen."""
         self._total, self._losses = total, []
-        self._d_words.fill(0)
+        self._d_decoder.fill(0)
 
     def backward(self, rows: np.ndarray, labels: np.ndarray, cuts: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Take the losses of a chunk's chosen tokens, and add to the gradients of the head.
@@ -149,14 +159,15 @@ class MaskedLanguageModel:
         """
         if len(rows) == 0:
             return np.zeros_like(rows)
+        decoder = words if self._head.is_tied else self.store.parameter("decoder.weight")
         losses, d_rows = _core.mlm_head(
             rows,
             labels,
             cuts,
-            (*map(self.store.parameter, _PARTS), words, self.store.parameter("bias")),
-            (*map(self.store.gradient, _PARTS), self._d_words, self.store.gradient("bias")),
-            self._eps,
-            self._activation,
+            (*map(self.store.parameter, _PARTS), decoder, self.store.parameter("bias")),
+            (*map(self.store.gradient, _PARTS), self._d_decoder, self.store.gradient("bias")),
+            self._head.eps,
+            self._head.activation,
             self.weight / self._total,
             self._threads,
         )
@@ -164,13 +175,21 @@ class MaskedLanguageModel:
         return d_rows
 
     def finish(self, words_gradient: np.ndarray) -> float:
-        """End a step: add the decoder's gradient to that of the word table (V, E), and return the loss.
+        """End a step: add a tied decoder's gradient to that of the word table (V, E), and return the loss.
 
         The loss is the mean cross-entropy, without `weight`; 0 where no token was chosen.
         """
-        np.add(words_gradient, self._d_words, out=words_gradient)
+        if self._head.is_tied:
+            np.add(words_gradient, self._d_decoder, out=words_gradient)
+        for part in self._head.absent:
+            self.store.gradient(part).fill(0)
         # rounded once, so that it does not depend on the order either
         return math.fsum(np.concatenate(self._losses)) / self._total if self._losses else 0.0
+
+    @property
+    def head(self) -> MLMHead:
+        """The head as it is now: its parameters are those of `store`."""
+        return replace(self._head, parameters=self.store.parameters(), is_fresh=False)
 
 
 def _special_tokens(folder, vocabulary: int) -> tuple[int, np.ndarray]:

@@ -42,6 +42,9 @@ def save_model(model, path, *, overwrite: bool) -> None:
         tensors, _ = weights.match(folder.transformer_path, folder.config, folder.head_tensors)
     else:
         tensors = folder.config.as_stored(trained_tensors(model._core))
+        if model._mlm_head is not None:
+            prefix = folder.config.architecture.prefixes[0]  # as transformers wants it beside a head
+            tensors = {f"{prefix}{name}": array for name, array in tensors.items()} | model._mlm_head.tensors()
     tokenizer_files = [file for file in (folder.transformer_path / name for name in FILES) if is_there(file)]
     try:
         with replacing_folder(path, overwrite=overwrite, may_replace=why_not_replaced) as new:
@@ -148,7 +151,7 @@ def _transformer_settings(model) -> dict[str, Any]:
 
 
 def _encoder_config(model, all_layers: bool) -> dict[str, Any]:
-    """The `config.json` of the source, of an encoder alone."""
+    """The `config.json` of the source, of an encoder with the head that was trained beside it, if any."""
     folder: ModelFolder = model.folder
     config = read_json(folder.transformer_path / "config.json")
     if model._trained is not None:
@@ -158,7 +161,11 @@ def _encoder_config(model, all_layers: bool) -> dict[str, Any]:
     for name in ("mlp_only_train", "auto_map", "output_hidden_states"):
         if name != "auto_map" or not architecture.replaces_own_code:  # others need the code
             config.pop(name, None)
-    config |= {"model_type": architecture.model_type, "architectures": [f"{architecture.class_prefix}Model"]}
+    head = model._mlm_head
+    if head is not None:
+        config["tie_word_embeddings"] = head.is_tied
+    kind = "Model" if head is None else "ForMaskedLM"
+    config |= {"model_type": architecture.model_type, "architectures": [f"{architecture.class_prefix}{kind}"]}
     return config | ({"output_hidden_states": True} if all_layers else {})
 
 

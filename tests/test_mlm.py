@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from fabricate import VOCABULARY, bert_folder
+from fabricate_families import family_folder
 from numpy_dropout import draws
 from numpy_losses import central_differences
 from numpy_mlm import mlm
+from safetensors.numpy import load_file, save_file
 
-from sentpool import ModelFolderError, SentenceEncoder, SentpoolWarning, _core
+from sentpool import ModelFolderError, SentenceEncoder, SentpoolWarning, Trainer, _core, objectives
 from sentpool.masked_language_model import MaskedLanguageModel
 from sentpool.mlm_head import read_head
 
@@ -354,6 +358,124 @@ def test_a_broken_head_is_refused(tmp_path):
     folder = bert_folder(tmp_path / "other", extra=tensors)
     with pytest.raises(ModelFolderError, match=r"cls\.predictions\.bias' has shape \(3,\)"):
         MaskedLanguageModel(SentenceEncoder(folder))
+
+
+# ---- a decoder of its own, and saving --------------------------------------------------------------------------------
+
+
+def decoder(seed=9):
+    return np.random.default_rng(seed).standard_normal((len(VOCABULARY), 24)).astype(np.float32)
+
+
+def trained(model, steps=3, **options):
+    """A model that learned with an MLM loss beside its own, and the history."""
+    options = {"mlm_weight": 0.5, "batch_size": 4, "learning_rate": 1e-2, "max_steps": steps, "dropout": 0.1} | options
+    texts = [
+        "the cat sat on the mat",
+        "big dog runs",
+        "a happy cat",
+        "the dog",
+        "small cat",
+        "a mat",
+        "the big mat sat",
+    ]
+    return model, Trainer(model, objectives.InfoNCE(), **options).fit(texts)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16"])
+def test_a_decoder_that_config_ties_and_that_differs_is_named(tmp_path, dtype):
+    folder = bert_folder(tmp_path, extra=head_tensors("bert"), dtype=dtype)
+    stored = load_file(folder / "model.safetensors")
+    words = stored["embeddings.word_embeddings.weight"]
+    edited = folder / "model.safetensors"
+    save_file(stored | {"cls.predictions.decoder.weight": words.copy()}, edited)
+    MaskedLanguageModel(SentenceEncoder(folder))  # tied and equal: nothing to say
+    other = words.copy()
+    other[-1, -1] += 1
+    save_file(stored | {"cls.predictions.decoder.weight": other}, edited)
+    model = SentenceEncoder(folder)
+    with pytest.warns(SentpoolWarning, match=r"cls\.predictions\.decoder\.weight differs from the word embeddings"):
+        masked = MaskedLanguageModel(model)
+    assert "decoder.weight" not in masked.store.slices
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_an_untied_decoder_decodes_and_learns(tmp_path, kind):
+    """Its gradients are those of the twin with this table, and the word table gets none of them."""
+    name = {"bert": "cls.predictions.decoder.weight", "roberta": "lm_head.decoder.weight"}[kind]
+    folder = bert_folder(tmp_path / "m", extra=head_tensors(kind) | {name: decoder()}, tie_word_embeddings=False)
+    model = SentenceEncoder(folder)
+    masked = MaskedLanguageModel(model, weight=1.0)
+    rows, labels = np.random.default_rng(0).standard_normal((30, 24)).astype(np.float32), np.arange(30) % 20
+    masked.start(30)
+    words_gradient = np.zeros((len(VOCABULARY), 24), np.float32)
+    d_rows = masked.backward(rows, labels, np.array([0, 30]), np.full_like(words_gradient, 7))
+    loss = masked.finish(words_gradient)
+    assert not words_gradient.any()
+    p = {"dense": "dense.weight", "dense_bias": "dense.bias", "norm": "norm.weight", "norm_bias": "norm.bias"}
+    p |= {"words": "decoder.weight", "bias": "bias"}
+    wide = {ours: masked.store.parameter(part).astype(np.float64) for ours, part in p.items()}
+    np.testing.assert_array_equal(wide["words"], decoder())
+    expected, dx, gradients = mlm(rows.astype(np.float64), labels, wide, eps=1e-12)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(d_rows, dx, rtol=0, atol=1e-4 * np.abs(dx).max())
+    for ours, part in p.items():
+        gradient = masked.store.gradient(part)
+        np.testing.assert_allclose(gradient, gradients[ours], rtol=0, atol=1e-4 * np.abs(gradients[ours]).max())
+    trained(model)
+    model.save_pretrained(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert saved[name].shape == decoder().shape and (saved[name] != decoder()).mean() > 0.9
+
+
+def test_an_untied_decoder_that_is_missing_or_does_not_fit_is_named(tmp_path):
+    tensors = head_tensors("bert")
+    folder = bert_folder(tmp_path / "m", extra=tensors, tie_word_embeddings=False)
+    with pytest.raises(ModelFolderError, match=r"cls\.predictions\.decoder\.weight' is missing"):
+        MaskedLanguageModel(SentenceEncoder(folder))
+    tensors |= {"cls.predictions.decoder.weight": np.zeros((3, 24), np.float32)}
+    folder = bert_folder(tmp_path / "other", extra=tensors, tie_word_embeddings=False)
+    with pytest.raises(ModelFolderError, match=r"decoder\.weight' has shape \(3, 24\)"):
+        MaskedLanguageModel(SentenceEncoder(folder))
+
+
+def same_head(one, other):
+    assert one.tensors().keys() == other.tensors().keys() and one.is_tied == other.is_tied
+    for name, array in one.tensors().items():
+        np.testing.assert_array_equal(array, other.tensors()[name], err_msg=name)
+
+
+@pytest.mark.filterwarnings("ignore:.*a fresh one is trained")
+@pytest.mark.parametrize("family", ["bert", "bert untied", "bert fresh", "roberta", "modernbert", "electra", "albert"])
+def test_a_trained_head_is_saved_and_trained_on(tmp_path, family):
+    """In this process, from another one's pickle and from a folder: every time the next run begins with it."""
+    if family.startswith("bert"):
+        extra = {} if family == "bert fresh" else head_tensors("bert")
+        if family == "bert untied":
+            extra |= {"cls.predictions.decoder.weight": decoder()}
+        folder = bert_folder(tmp_path / "m", extra=extra, tie_word_embeddings=family == "bert fresh" or len(extra) == 5)
+    else:
+        folder = family_folder(tmp_path / "m", family)
+    model, _ = trained(SentenceEncoder(folder), output_dir=tmp_path / "run")
+    head = MaskedLanguageModel(model).head
+    assert not head.is_fresh and head.parameters["bias"].any()
+    model.save_pretrained(tmp_path / "saved")
+    opened = SentenceEncoder(tmp_path / "saved")
+    for written in (tmp_path / "saved", tmp_path / "run" / "last"):
+        same_head(read_head(written, opened.folder.config, 0), head)
+    same_head(MaskedLanguageModel(pickle.loads(pickle.dumps(model))).head, head)
+    assert opened.encode("the cat").tobytes() == model.encode("the cat").tobytes()
+    losses = [[row["mlm_loss"] for row in trained(again, seed=1)[1].log] for again in (model, opened)]
+    assert losses[0] == losses[1]
+
+
+def test_without_a_trained_head_folders_are_as_before(tmp_path):
+    folder = bert_folder(tmp_path / "m", extra=head_tensors("bert"))
+    model, _ = trained(SentenceEncoder(folder), mlm_weight=0)
+    model.save_pretrained(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["architectures"] == ["BertModel"]
+    assert set(load_file(tmp_path / "saved" / "model.safetensors")) == set(model.folder.config.tensors())
 
 
 @pytest.fixture

@@ -297,6 +297,8 @@ class TrainingRun:
         self.model.pooling = self.head.pooling
         if self.training is not None:
             self.model._trained = {"steps": self.step, "data_sha256": self.data.fingerprint} | self.settings.decisive()
+        if self.language_model is not None:
+            self.model._mlm_head = self.language_model.head
 
     # ---- checkpoints -------------------------------------------------------------------------------------------------
 

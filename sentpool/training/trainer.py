@@ -59,7 +59,7 @@ class Trainer:
         The learning rate falls to 0 at the end, or does not.
     shuffle : bool, default True
     mlm_weight : float, optional
-        Weight of the auxiliary masked language model loss; 0 without it.
+        Weight of the auxiliary masked language model loss; 0 without it. Its head is trained and saved with the model.
     freeze_embeddings : bool, default False
     freeze_layers : int, default 0
         So many lower layers keep their weights, and the embeddings too.

@@ -8,7 +8,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from sentpool import SentenceEncoder, _core  # noqa: E402
+from fabricate_families import CONFIGS, family_folder  # noqa: E402
+
+from sentpool import SentenceEncoder, Trainer, _core, objectives  # noqa: E402
 from sentpool.config import EncoderConfig  # noqa: E402
 from sentpool.masked_language_model import MaskedLanguageModel  # noqa: E402
 from sentpool.mlm_head import read_head  # noqa: E402
@@ -165,3 +167,36 @@ def test_heads_of_every_family(family, tmp_path):
     rows = reference.base_model(input_ids=ids).last_hidden_state[0].detach().numpy()
     losses, _ = _core.mlm_head(rows, labels, [0, 20], tuple(p), gradients, head.eps, head.activation, 1.0)
     np.testing.assert_allclose(losses, expected.detach().numpy(), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", [family for family in CONFIGS if not family.startswith("nomic")])
+def test_a_trained_head_opens_in_transformers(family, tied, tmp_path):
+    """Every tensor finds its place, and its losses are those of the head that was trained."""
+    torch.manual_seed(2)
+    folder = family_folder(tmp_path / "m", family, **({"pad_token_id": 0} if family == "modernbert" else {}))
+    if not tied:
+        config = transformers.AutoConfig.from_pretrained(folder, tie_word_embeddings=False)
+        transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    model = SentenceEncoder(folder)
+    trainer = Trainer(model, objectives.InfoNCE(), mlm_weight=0.5, batch_size=4, learning_rate=1e-2, max_steps=3)
+    trainer.fit(["the cat sat on the mat", "big dog runs", "a happy cat", "the dog", "small cat", "a mat", "big mat"])
+    model.save_pretrained(tmp_path / "saved")
+    reference, loading = transformers.AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "saved", output_loading_info=True, attn_implementation="eager"
+    )
+    assert not loading["missing_keys"] and not loading["unexpected_keys"] and not loading["mismatched_keys"]
+    decoder, words = reference.get_output_embeddings().weight, reference.get_input_embeddings().weight
+    assert (decoder is words) == tied
+    batch = model.tokenizer.encode(["the small dog sat on a happy mat"])
+    labels = np.arange(len(batch.ids)) % len(words)
+    logits = reference.eval()(input_ids=torch.tensor(batch.ids, dtype=torch.long)[None]).logits[0]
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).item()
+    masked = MaskedLanguageModel(model)
+    masked.start(len(labels))
+    rows = model.hidden_states("the small dog sat on a happy mat")[-1]
+    masked.backward(rows, labels, np.array([0, len(labels)]), words.detach().numpy())
+    assert masked.finish(np.zeros_like(words.detach().numpy())) == pytest.approx(expected, rel=2e-5)
+    # An encoder alone is in the folder as before.
+    states = transformers.AutoModel.from_pretrained(tmp_path / "saved").eval()(torch.tensor(batch.ids)[None])[0]
+    np.testing.assert_allclose(states[0].detach().numpy(), rows, atol=2e-5)
