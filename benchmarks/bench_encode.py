@@ -20,6 +20,7 @@ from settings import Settings, read_settings
 from workers import PeerFailed, Worker, prepare, run_python, versions
 
 LATENCY_TOKENS = 11
+TUNING_PASSES = 4
 LATENCY_CALLS = {"MiniLM-L6": 200, "BERT-base shape": 40}
 
 
@@ -186,7 +187,7 @@ def agreeing(
 
 
 def tune(worker: Worker, purpose: str, seconds: Callable[[Worker], float], quick: bool) -> dict:
-    """The peer's best settings: one axis after the other, each value twice, the first time to warm up."""
+    """The peer's best settings: one axis after the other, the fastest of a few passes, the first to warm up."""
     axes = worker.ask("choices", purpose=purpose)["choices"]
     if quick:
         axes = {axis: values[:2] for axis, values in axes.items()}
@@ -195,7 +196,7 @@ def tune(worker: Worker, purpose: str, seconds: Callable[[Worker], float], quick
         times = {}
         for value in values if len(values) > 1 else ():
             worker.ask("configure", **chosen | {axis: value})
-            times[value] = min(seconds(worker), seconds(worker))
+            times[value] = min(seconds(worker) for _ in range(TUNING_PASSES))
         chosen[axis] = min(times, key=times.get) if times else chosen[axis]
     worker.ask("configure", **chosen)
     return chosen

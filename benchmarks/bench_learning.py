@@ -18,9 +18,9 @@ NOISY_LAYERS = 2
 # Noise that takes at least so much of the score is enough.
 LOSS = 0.10
 NOISE_START, NOISE_STEP = 0.6, 0.1
-SUPERVISED = {"batch_size": 64, "learning_rate": 1e-4, "epochs": 4, "eval_steps": 20}
-UNSUPERVISED = {"batch_size": 64, "learning_rate": 3e-5, "max_steps": 120, "eval_steps": 20}
-HEAD = {"batch_size": 64, "learning_rate": 1e-3, "epochs": 10, "eval_steps": 20}
+SUPERVISED = {"batch_size": 64, "learning_rate": 3e-4, "epochs": 5, "freeze_layers": 4, "eval_steps": 46}
+UNSUPERVISED = {"batch_size": 64, "learning_rate": 3e-5, "max_steps": 100, "eval_steps": 25}
+HEAD = {"batch_size": 64, "learning_rate": 1e-3, "epochs": 10, "eval_steps": 92}
 
 
 def run(settings: Settings) -> dict:
