@@ -145,7 +145,6 @@ struct sp_layer_kind {
 	enum sp_norm_place norm;
 	int64_t rotary;     /* leading values of each head that turn with the position; 0: none */
 	double rotary_base; /* see ops/rotary.c */
-	unsigned undropped; /* bits 1 << site of what this family never drops */
 	int64_t window;     /* local attention: keys at most so far away; 0: all */
 };
 

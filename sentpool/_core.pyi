@@ -6,8 +6,10 @@ from typing import overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# The probabilities at hidden states and at attention's, the seed, the step, and the row of the first sentence.
-_Dropout = tuple[float, float, int, int, int]
+# Probabilities of dropping, see `sentpool.dropout.Sites`.
+_Rates = tuple[float, float, float, float, float]
+# With them the seed, the step, and the row of the first sentence.
+_Dropout = tuple[_Rates, int, int, int]
 
 class Model:
     def __new__(
@@ -40,8 +42,6 @@ class Model:
         attention_bias: bool = True,
         feed_forward_bias: bool = True,
         gated: bool = False,
-        attention_output_dropout: bool = True,
-        feed_forward_dropout: bool = True,
         dtype: str = "float32",
         balanced: bool = False,
     ) -> Model: ...
@@ -91,8 +91,7 @@ class Training:
         cls,
         model: Model,
         *,
-        hidden_dropout: float = 0.0,
-        attention_dropout: float = 0.0,
+        dropout: _Rates = (0.0, 0.0, 0.0, 0.0, 0.0),
         seed: int = 0,
         threads: int = 1,
     ) -> Training: ...

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from sentpool import structures
+from sentpool.dropout import Sites
 from sentpool.fields import Fields
 
 # Tensors of training heads and buffers that checkpoints carry along and no encoder of this table uses.
@@ -31,6 +32,14 @@ LEFTOVERS = (
     "sop_classifier.*",
     "head.*",
     "decoder.*",
+)
+
+_BERT_DROPOUT = Sites(
+    embedding="hidden_dropout_prob",
+    attention="attention_probs_dropout_prob",
+    attention_output="hidden_dropout_prob",
+    inner=None,
+    feed_forward="hidden_dropout_prob",
 )
 
 
@@ -81,6 +90,12 @@ class Architecture:
         A field that tells this row from another one of the same `model_type`.
     replaces_own_code
         Whether folders name code of their own, which this row makes unnecessary.
+    dropout
+        What `config.json` calls the probability of dropping at each place; None where the family drops nothing.
+    dropout_default
+        What an absent one of these fields means.
+    unused_dropout
+        Fields that look like one and that the family's code does not apply.
     tokenizer
         The class of tokenizer (a row of `tokenizer_kinds.py`) that a folder has unless it says else.
     """
@@ -99,6 +114,9 @@ class Architecture:
     )
     marker: str | None = None
     replaces_own_code: bool = False
+    dropout: Sites = _BERT_DROPOUT
+    dropout_default: float = 0.1
+    unused_dropout: tuple[str, ...] = ()
     tokenizer: str = "BertTokenizer"
 
     def canonical_name(self, stored: str) -> str:
@@ -222,8 +240,6 @@ _BERT_DEFAULTS = {
     "type_vocab_size": 2,
     "layer_norm_eps": 1e-12,
     "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
 }
 _NO_TYPES: dict[str, str | None] = {"type_vocab_size": None}
 
@@ -257,8 +273,6 @@ DISTILBERT = Architecture(
         "num_attention_heads": "n_heads",
         "intermediate_size": "hidden_dim",
         "hidden_act": "activation",
-        "hidden_dropout_prob": "dropout",
-        "attention_probs_dropout_prob": "attention_dropout",
         "layer_norm_eps": None,
         **_NO_TYPES,
     },
@@ -272,7 +286,7 @@ DISTILBERT = Architecture(
         _OUTPUT: "transformer.layer.{layer}.ffn.lin2",
         _OUTPUT_NORM: "transformer.layer.{layer}.output_layer_norm",
     },
-    structure=structures.distilbert,
+    dropout=Sites("dropout", "attention_dropout", attention_output=None, inner=None, feed_forward="dropout"),
     tokenizer="DistilBertTokenizer",
 )
 
@@ -316,8 +330,6 @@ ALBERT = Architecture(
         "num_attention_heads": 64,
         "intermediate_size": 16384,
         "hidden_act": "gelu_new",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
     },
     ("albert.",),
     demands=_ENCODER_ONLY | {"inner_group_num": 1},
@@ -333,6 +345,8 @@ ALBERT = Architecture(
         _OUTPUT_NORM: f"{_ALBERT_LAYER}.full_layer_layer_norm",
     },
     structure=structures.albert,
+    dropout=_BERT_DROPOUT._replace(feed_forward=None),
+    dropout_default=0.0,
     tokenizer="AlbertTokenizer",
 )
 
@@ -349,15 +363,11 @@ MODERNBERT = Architecture(
         "type_vocab_size": 0,
         "layer_norm_eps": 1e-5,
         "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
     },
     ("model.",),
     fields={
         "layer_norm_eps": "norm_eps",
         "hidden_act": "hidden_activation",
-        "hidden_dropout_prob": "mlp_dropout",
-        "attention_probs_dropout_prob": "attention_dropout",
         **_NO_TYPES,
     },
     modules={
@@ -371,6 +381,8 @@ MODERNBERT = Architecture(
         _OUTPUT_NORM: "layers.{layer}.mlp_norm",
     },
     structure=structures.modernbert,
+    dropout=Sites("embedding_dropout", "attention_dropout", "attention_dropout", "mlp_dropout", feed_forward=None),
+    dropout_default=0.0,
     tokenizer="PreTrainedTokenizer",
 )
 
@@ -389,8 +401,6 @@ _NOMIC_DEFAULTS = _BERT_DEFAULTS | {
     "vocab_size": 30528,
     "max_position_embeddings": 2048,
     "hidden_act": "silu",
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
 }
 # As transformers 5 describes it.
 NOMIC_BERT = Architecture(
@@ -400,6 +410,7 @@ NOMIC_BERT = Architecture(
     ("nomic_bert.", "bert."),
     modules=_NOMIC_MODULES,
     structure=structures.nomic_bert,
+    dropout_default=0.0,
 )
 # As the folders with code of their own do.
 NOMIC_BERT_OWN_CODE = Architecture(
@@ -415,8 +426,6 @@ NOMIC_BERT_OWN_CODE = Architecture(
         "max_position_embeddings": "n_positions",
         "layer_norm_eps": "layer_norm_epsilon",
         "hidden_act": "activation_function",
-        "hidden_dropout_prob": "resid_pdrop",
-        "attention_probs_dropout_prob": "attn_pdrop",
     },
     demands={
         "prenorm": False,
@@ -433,6 +442,9 @@ NOMIC_BERT_OWN_CODE = Architecture(
     activations={"swiglu": "silu", "geglu": "gelu"},
     modules=_NOMIC_MODULES,
     structure=structures.nomic_bert_own_code,
+    dropout=Sites("resid_pdrop", "attn_pdrop", "resid_pdrop", inner=None, feed_forward="resid_pdrop"),
+    dropout_default=0.0,
+    unused_dropout=("embd_pdrop",),
     marker="n_embd",
     replaces_own_code=True,
 )

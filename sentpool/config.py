@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sentpool.architectures import ARCHITECTURES, Architecture, StoredTensorShape
+from sentpool.dropout import Sites
 from sentpool.errors import ModelFolderError
 from sentpool.fields import Fields
 
@@ -43,9 +44,8 @@ class EncoderConfig:
     type_vocab_size: int
     layer_norm_eps: float
     hidden_act: str
-    hidden_dropout_prob: float
-    attention_probs_dropout_prob: float
     embedding_size: int
+    dropout: Sites
     structure: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -64,7 +64,7 @@ class EncoderConfig:
         sizes = {name: values.size(name) for name in _LARGEST if name != "embedding_size"}
         hidden = sizes["hidden_size"]
         sizes["embedding_size"] = values.size("embedding_size") if "embedding_size" in architecture.defaults else hidden
-        rates = {name: values.number(name) for name in ("hidden_dropout_prob", "attention_probs_dropout_prob")}
+        rates = [values.rate(field) if field else 0.0 for field in architecture.dropout]
         epsilon = values.number("layer_norm_eps")
         if epsilon == 0.0:
             raise values.error("layer_norm_eps", "a number above 0")
@@ -81,8 +81,8 @@ class EncoderConfig:
             hidden_act=activation,
             layer_norm_eps=epsilon,
             structure=structure,
+            dropout=Sites(*rates),
             **sizes,
-            **rates,
         )
 
     @property
@@ -153,6 +153,9 @@ class _Values:
 
     def number(self, name: str) -> float:
         return self._read(name, lambda *field: self._fields.number(*field, minimum=0.0, below=1.0))
+
+    def rate(self, field: str) -> float:
+        return self._fields.number(field, self._architecture.dropout_default, minimum=0.0, below=1.0)
 
     def choice(self, name: str, allowed: Collection[str]) -> str:
         return self._read(name, lambda field, default: self._fields.choice(field, allowed, default))

@@ -13,8 +13,9 @@ import numpy as np
 from sentpool import _core, precision
 from sentpool.checks import matrix, one_of, positive_integer, seed, sentence_list
 from sentpool.config_report import versions
+from sentpool.dropout import Dropout
 from sentpool.embedding_precision import PRECISIONS, quantize_embeddings
-from sentpool.encoding_run import Dropout, EncodeInfo, EncodingRun
+from sentpool.encoding_run import EncodeInfo, EncodingRun
 from sentpool.errors import shown, warn
 from sentpool.folder import open_folder
 from sentpool.layer_states import LayerStates, filling
@@ -426,10 +427,10 @@ class SentenceEncoder:
         include_prompt : bool, optional
             Whether the tokens of a prompt are pooled too; by default as the model's own pooling says.
         dropout_seed : int, optional
-            From 0 to 2**64 - 1. Drops values as in training, with the probabilities of config.json
-            (`hidden_dropout_prob`, `attention_probs_dropout_prob`): of the embedding output, of attention
-            probabilities, and of both sublayers' outputs before the residual. The masks depend on the seed and on the
-            sentence's index alone: one seed gives the same bits whatever `batch_size` and `threads` are, equal
+            From 0 to 2**64 - 1. Drops values as in training, where the family does and with the probabilities of
+            config.json: in BERT `hidden_dropout_prob` of the embedding output and of both sublayers' outputs before
+            the residual, `attention_probs_dropout_prob` of attention probabilities. The masks depend on the seed and
+            on the sentence's index alone: one seed gives the same bits whatever `batch_size` and `threads` are, equal
             sentences of one call differ, and so do the views of a sentence under two seeds. Draws are those of
             Philox4x32-10 (Salmon et al., 2011).
 
@@ -582,9 +583,7 @@ class SentenceEncoder:
     def _dropout(self, dropout_seed: int | None) -> Dropout | None:
         if dropout_seed is None:
             return None
-        config = self.folder.config
-        rates = config.hidden_dropout_prob, config.attention_probs_dropout_prob
-        return Dropout(*rates, seed("dropout_seed", dropout_seed))
+        return Dropout(self.folder.config.dropout, seed("dropout_seed", dropout_seed))
 
     def _run(
         self,

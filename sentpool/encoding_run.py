@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sentpool.checks import one_of
+from sentpool.dropout import Dropout, Sites
 from sentpool.errors import warn
 from sentpool.progress import progress_bar
 from sentpool.tokenizer import TokenBatch
@@ -23,14 +24,6 @@ class EncodeInfo(NamedTuple):
 
     n_truncated: int
     n_tokens: int
-
-
-class Dropout(NamedTuple):
-    """Dropout of a run: the probabilities at hidden states and at attention's, and the seed of the masks."""
-
-    hidden: float
-    attention: float
-    seed: int
 
 
 class EncodingRun:
@@ -168,7 +161,7 @@ class EncodingRun:
         truncated = self._truncated if self.positions is None else self._truncated[self.positions]
         return EncodeInfo(int(truncated.sum()), int(self._lengths.sum()))
 
-    def _dropout(self, row: int) -> tuple[float, float, int, int, int] | None:
+    def _dropout(self, row: int) -> tuple[Sites, int, int, int] | None:
         """The core's argument for a block that starts with text `row`."""
         return None if self.dropout is None else (*self.dropout, 0, row)
 

@@ -29,11 +29,6 @@ def absolute(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
     return {}
 
 
-def distilbert(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """As BERT; in training nothing is dropped between attention and its layer norm."""
-    return {"attention_output_dropout": False}
-
-
 def after_padding(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
     """Positions counted from the row after the padding token's id on: RoBERTa."""
     padding = fields.integer("pad_token_id", 1, minimum=0, maximum=sizes["vocab_size"] - 1)
@@ -53,9 +48,9 @@ def electra(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def albert(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Embeddings that are always projected, and layers that share weights; nothing drops what feed-forwards give."""
+    """Embeddings that are always projected, and layers that share weights."""
     groups = fields.integer("num_hidden_groups", 1, maximum=sizes["num_hidden_layers"])
-    return {"embedding": sizes["embedding_size"], "projection": True, "groups": groups, "feed_forward_dropout": False}
+    return {"embedding": sizes["embedding_size"], "projection": True, "groups": groups}
 
 
 def modernbert(fields: Fields, sizes: Mapping[str, int]) -> dict[str, Any]:

@@ -54,5 +54,5 @@ def digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _opened(core):
-    training = _core.Training(core, hidden_dropout=0.0, attention_dropout=0.0, seed=0)
+    training = _core.Training(core)
     return training, training.slices

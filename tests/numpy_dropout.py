@@ -7,9 +7,14 @@ import math
 
 import numpy as np
 
-EMBEDDING, ATTENTION, ATTENTION_OUTPUT, FEED_FORWARD = range(4)
+EMBEDDING, ATTENTION, ATTENTION_OUTPUT, FEED_FORWARD, INNER = 0, 1, 2, 3, 9
 _WORD = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
+
+
+def of_bert(hidden: float, attention: float) -> tuple[float, ...]:
+    """The core's rates where Devlin et al. (2019) drop: nothing inside the feed-forward."""
+    return hidden, attention, hidden, 0.0, hidden
 
 
 def philox(counter, seed: int) -> np.ndarray:

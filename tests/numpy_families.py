@@ -5,6 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy_dropout import (
+    ATTENTION,
+    ATTENTION_OUTPUT,
+    EMBEDDING,
+    FEED_FORWARD,
+    INNER,
+    kept_probabilities,
+    kept_states,
+)
 
 
 def _gelu(x):
@@ -30,10 +39,13 @@ ACTIVATIONS = {
 
 
 class Encoder:
-    """The states of one sentence at every layer: `Encoder(config, tensors).states(ids)` is (L + 1, T, H)."""
+    """The states of one sentence at every layer: `Encoder(config, tensors).states(ids)` is (L + 1, T, H).
 
-    def __init__(self, config: dict, tensors: dict[str, np.ndarray]) -> None:
-        self.config = config
+    With `draws`, which has seed, step and row, values are dropped as in training.
+    """
+
+    def __init__(self, config: dict, tensors: dict[str, np.ndarray], draws: dict | None = None) -> None:
+        self.config, self.draws = config, draws
         self.tensors = {name: array.astype(np.float64) for name, array in tensors.items()}
         self.family = config["model_type"]
         self.heads = self._field("num_attention_heads", "n_heads", "n_head")
@@ -58,6 +70,15 @@ class Encoder:
     def _field(self, *names, default=None):
         return next((self.config[name] for name in names if name in self.config), default)
 
+    def _drop(self, x, site, layer, field):
+        """x with dropout of the probability that a field says, if any."""
+        p = self.config.get(field, 0.0)
+        if self.draws is None or p == 0:
+            return x
+        kept = kept_probabilities if site == ATTENTION else kept_states
+        sizes = (self.heads, x.shape[1]) if site == ATTENTION else (0, *x.shape)
+        return x * kept(p, {**self.draws, "layer": layer, "site": site}, *sizes) / (1 - p)
+
     def _linear(self, name, x):
         return x @ self.tensors[f"{name}.weight"].T + self.tensors.get(f"{name}.bias", 0.0)
 
@@ -68,19 +89,27 @@ class Encoder:
 
     def _embed(self, ids):
         if self.family == "modernbert":
-            return self._norm("embeddings.norm", self.tensors["embeddings.tok_embeddings.weight"][ids])
+            x = self._norm("embeddings.norm", self.tensors["embeddings.tok_embeddings.weight"][ids])
+            return self._drop(x, EMBEDDING, 0, "embedding_dropout")
         x = self.tensors["embeddings.word_embeddings.weight"][ids]
         if "embeddings.token_type_embeddings.weight" in self.tensors:
             x = x + self.tensors["embeddings.token_type_embeddings.weight"][0]
         if self.family == "nomic_bert":
-            return self._norm("emb_ln", x)
+            return self._drop(self._norm("emb_ln", x), EMBEDDING, 0, self._hidden_field())
         x = self._norm(
             "embeddings.LayerNorm", x + self.tensors["embeddings.position_embeddings.weight"][self._rows(ids)]
         )
+        x = self._drop(x, EMBEDDING, 0, self._hidden_field())
         for name in ("embeddings_project", "encoder.embedding_hidden_mapping_in"):
             if f"{name}.weight" in self.tensors:
                 x = self._linear(name, x)
         return x
+
+    def _hidden_field(self):
+        """What the family calls the probability of dropping states."""
+        if self.family == "distilbert":
+            return "dropout"
+        return "resid_pdrop" if "n_embd" in self.config else "hidden_dropout_prob"
 
     def _rows(self, ids):
         """Rows of the position table: after fairseq's manner where the family comes from there."""
@@ -99,23 +128,31 @@ class Encoder:
             base = self.config["local_rope_theta" if is_local else "global_rope_theta"]
             window = self.config["local_attention"] // 2 if is_local else None
             qkv = np.split(self._linear(f"{layer}.attn.Wqkv", y), 3, axis=1)
-            x = x + self._linear(f"{layer}.attn.Wo", self._attention(*qkv, base=base, window=window))
+            y = self._linear(f"{layer}.attn.Wo", self._attention(*qkv, number, base=base, window=window))
+            x = x + self._drop(y, ATTENTION_OUTPUT, number + 1, "attention_dropout")
             inner, gate = np.split(self._linear(f"{layer}.mlp.Wi", self._norm(f"{layer}.mlp_norm", x)), 2, axis=1)
-            return x + self._linear(f"{layer}.mlp.Wo", self.activation(inner) * gate)
+            inner = self._drop(self.activation(inner) * gate, INNER, number + 1, "mlp_dropout")
+            return x + self._linear(f"{layer}.mlp.Wo", inner)
+        hidden = self._hidden_field()
         if self.family == "nomic_bert":
             layer = f"encoder.layers.{number}"
             base = self._field("rotary_emb_base", default=1000.0)
             qkv = np.split(self._linear(f"{layer}.attn.Wqkv", x), 3, axis=1)
-            x = self._norm(
-                f"{layer}.norm1", x + self._linear(f"{layer}.attn.out_proj", self._attention(*qkv, base=base))
-            )
+            y = self._linear(f"{layer}.attn.out_proj", self._attention(*qkv, number, base=base))
+            x = self._norm(f"{layer}.norm1", x + self._drop(y, ATTENTION_OUTPUT, number + 1, hidden))
             inner = self._linear(f"{layer}.mlp.fc11", x) * self.activation(self._linear(f"{layer}.mlp.fc12", x))
-            return self._norm(f"{layer}.norm2", x + self._linear(f"{layer}.mlp.fc2", inner))
+            y = self._drop(self._linear(f"{layer}.mlp.fc2", inner), FEED_FORWARD, number + 1, hidden)
+            return self._norm(f"{layer}.norm2", x + y)
         layer, names = self._names(number)
         q, k, v, out, norm1, intermediate, output, norm2 = (f"{layer}.{name}" for name in names)
-        context = self._attention(*(self._linear(name, x) for name in (q, k, v)))
-        x = self._norm(norm1, x + self._linear(out, context))
-        return self._norm(norm2, x + self._linear(output, self.activation(self._linear(intermediate, x))))
+        y = self._linear(out, self._attention(*(self._linear(name, x) for name in (q, k, v)), number))
+        if self.family != "distilbert":  # whose attention ends without dropout
+            y = self._drop(y, ATTENTION_OUTPUT, number + 1, hidden)
+        x = self._norm(norm1, x + y)
+        y = self._linear(output, self.activation(self._linear(intermediate, x)))
+        if self.family != "albert":  # whose feed-forward does
+            y = self._drop(y, FEED_FORWARD, number + 1, hidden)
+        return self._norm(norm2, x + y)
 
     def _names(self, number):
         if self.family == "distilbert":
@@ -136,11 +173,11 @@ class Encoder:
 
     # ---- attention ---------------------------------------------------------------------------------------------
 
-    def _attention(self, q, k, v, base=None, window=None):
+    def _attention(self, q, k, v, number, base=None, window=None):
         T, H = q.shape
         d = H // self.heads
         distance = np.arange(T)[:, None] - np.arange(T)
-        context = np.empty((T, H))
+        weights = np.empty((self.heads, T, T))
         for head in range(self.heads):
             part = slice(head * d, (head + 1) * d)
             turned = [x[:, part] if base is None else self._turn(x[:, part], base) for x in (q, k)]
@@ -150,9 +187,12 @@ class Encoder:
                 scores = scores + table[np.vectorize(_bucket)(distance)]
             if window is not None:
                 scores = np.where(np.abs(distance) <= window, scores, -np.inf)
-            weights = np.exp(scores - scores.max(1, keepdims=True))
-            context[:, part] = weights / weights.sum(1, keepdims=True) @ v[:, part]
-        return context
+            scores = np.exp(scores - scores.max(1, keepdims=True))
+            weights[head] = scores / scores.sum(1, keepdims=True)
+        field = "attn_pdrop" if "n_embd" in self.config else "attention_probs_dropout_prob"
+        field = "attention_dropout" if self.family in ("distilbert", "modernbert") else field
+        weights = self._drop(weights, ATTENTION, number + 1, field)
+        return np.concatenate([weights[head] @ v[:, head * d : (head + 1) * d] for head in range(self.heads)], axis=1)
 
     def _turn(self, x, base):
         """Pairs (i, i + r/2) of the first r values as complex numbers, turned by the position."""

@@ -58,15 +58,13 @@ class LayerKind(ctypes.Structure):
         ("norm", c_int),
         ("rotary", N),
         ("rotary_base", c_double),
-        ("undropped", c_uint32),
         ("window", N),
     )
 
 
 class Dropout(ctypes.Structure):
     _fields_ = (
-        ("hidden", c_double),
-        ("attention", c_double),
+        ("rate", c_double * 10),
         ("seed", c_uint64),
         ("step", c_uint32),
         ("first_row", N),

@@ -61,21 +61,11 @@ def test_defaults_are_those_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     theirs = transformers.BertConfig()
     ours = read_text(tmp_path, '{"model_type": "bert"}')
-    for name in (
-        *SIZES,
-        "layer_norm_eps",
-        "hidden_act",
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-    ):
+    for name in (*SIZES, "layer_norm_eps", "hidden_act"):
         assert getattr(ours, name) == getattr(theirs, name), name
-    assert set(BERT.defaults) == {
-        *SIZES,
-        "layer_norm_eps",
-        "hidden_act",
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-    }
+    assert set(BERT.defaults) == {*SIZES, "layer_norm_eps", "hidden_act"}
+    hidden, attention = theirs.hidden_dropout_prob, theirs.attention_probs_dropout_prob
+    assert ours.dropout == (hidden, attention, hidden, 0, hidden)
 
 
 @pytest.mark.parametrize("value", [True, False, 0, -1, 24.0, "24", [24], {}, 2**31, 2**63, 10**300])

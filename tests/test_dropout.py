@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fabricate import bert_config, bert_folder, bert_tensors, write_safetensors
 from golden_cases import EPS, MODELS, build, sentences, tensors
-from numpy_dropout import EMBEDDING, bert, kept_states, philox
+from numpy_dropout import EMBEDDING, bert, kept_states, of_bert, philox
 from numpy_dropout import draws as draws_of
 from test_bits import environments
 
@@ -191,7 +191,8 @@ def test_masks_of_two_places_are_independent():
 
 # ---- the whole forward pass ------------------------------------------------------------------------------------------
 
-HIDDEN, ATTENTION, SEED, STEP, FIRST_ROW = DROPOUT = (0.1, 0.2, 0xFEDCBA9876543210, 9, 1000)
+HIDDEN, ATTENTION, SEED, STEP, FIRST_ROW = 0.1, 0.2, 0xFEDCBA9876543210, 9, 1000
+DROPOUT = (of_bert(HIDDEN, ATTENTION), SEED, STEP, FIRST_ROW)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -258,37 +259,47 @@ def test_every_way_to_compute_gives_one_hash(way):
 def test_nothing_dropped_is_inference():
     model, (ids, offsets) = build("odd"), sentences("odd")
     wanted = digest(model, ids, offsets, None)
-    assert digest(model, ids, offsets, (0.0, 0.0, 1, 2, 3)) == wanted
-    assert digest(model, ids, offsets, (1e-300, 0.0, 1, 2, 3)) == wanted
-    assert digest(model, ids, offsets, (0.1, 0.0, 1, 2, 3)) != wanted
-    assert digest(model, ids, offsets, (0.0, 0.1, 1, 2, 3)) != wanted
+    for rate in (0.0, 1e-300):
+        assert digest(model, ids, offsets, ((rate,) * 5, 1, 2, 3)) == wanted
+    for place in range(5):
+        rates = tuple(0.1 * (place == other) for other in range(5))
+        assert digest(model, ids, offsets, (rates, 1, 2, 3)) != wanted
 
 
 def test_the_embedding_output_is_dropped_where_the_mask_says():
     model, (ids, offsets) = build("thin"), sentences("thin")
     plain = model.hidden_states(ids, offsets)[0]
-    found = model.hidden_states(ids, offsets, dropout=(0.25, 0.0, 3, 4, 5))[0]
+    found = model.hidden_states(ids, offsets, dropout=((0.25, 0, 0, 0, 0), 3, 4, 5))[0]
     for row, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:], strict=True), 5):
         place = {"seed": 3, "step": 4, "row": row, "layer": 0, "site": EMBEDDING}
         kept = kept_states(0.25, place, 0, stop - start, plain.shape[1])
         np.testing.assert_array_equal(found[start:stop], expected(plain[start:stop], kept, 0.25))
 
 
+RATES = (0.1,) * 5
+
+
 @pytest.mark.parametrize(
     ("dropout", "error", "message"),
     [
         (0.1, TypeError, "dropout must be None or a tuple, not 0.1"),
-        ((0.1, 0.1), TypeError, "dropout must be .hidden, attention, seed, step, first_row."),
-        ((1.0, 0.1, 0, 0, 0), ValueError, "dropout is .1.0, .*; its probabilities must be from 0 to below 1"),
-        ((0.1, -0.1, 0, 0, 0), ValueError, "its probabilities must be"),
-        ((float("nan"), 0.1, 0, 0, 0), ValueError, "its probabilities must be"),
-        (("a", 0.1, 0, 0, 0), TypeError, "dropout must be|must be real number"),
-        ((0.1, 0.1, -1, 0, 0), ValueError, "its seed must be an integer from 0 to"),
-        ((0.1, 0.1, 2**64, 0, 0), ValueError, "its seed must be an integer from 0 to"),
-        ((0.1, 0.1, 0.5, 0, 0), ValueError, "its seed must be an integer from 0 to"),
-        ((0.1, 0.1, 0, 2**32, 0), ValueError, "step of dropout is 4294967296; it must be from 0 to 4294967295"),
-        ((0.1, 0.1, 0, 0, -1), ValueError, "first_row of dropout is -1; it must be from 0 to 4294967294"),
-        ((0.1, 0.1, 0, 0, 2**32 - 1), ValueError, "first_row of dropout is 4294967295"),
+        ((RATES, 0), TypeError, "dropout must be .rates, seed, step, first_row."),
+        ((0.1, 0, 0, 0), TypeError, "the rates of dropout must be a tuple, not 0.1"),
+        (((0.1, 0.1), 0, 0, 0), TypeError, "the rates of dropout must be five probabilities"),
+        (
+            ((0.1, 0, 0, 0, 1.0), 0, 0, 0),
+            ValueError,
+            "the rates of dropout are .0.1, .*; they must be from 0 to below 1",
+        ),
+        (((0.1, -0.1, 0, 0, 0), 0, 0, 0), ValueError, "they must be from 0"),
+        (((0, 0, 0, float("nan"), 0), 0, 0, 0), ValueError, "they must be from 0"),
+        ((("a", 0.1, 0, 0, 0), 0, 0, 0), TypeError, "five probabilities|must be real number"),
+        ((RATES, -1, 0, 0), ValueError, "its seed must be an integer from 0 to"),
+        ((RATES, 2**64, 0, 0), ValueError, "its seed must be an integer from 0 to"),
+        ((RATES, 0.5, 0, 0), ValueError, "its seed must be an integer from 0 to"),
+        ((RATES, 0, 2**32, 0), ValueError, "step of dropout is 4294967296; it must be from 0 to 4294967295"),
+        ((RATES, 0, 0, -1), ValueError, "first_row of dropout is -1; it must be from 0 to 4294967294"),
+        ((RATES, 0, 0, 2**32 - 1), ValueError, "first_row of dropout is 4294967295"),
     ],
 )
 def test_the_core_refuses_what_it_cannot_drop(dropout, error, message):
@@ -297,7 +308,7 @@ def test_the_core_refuses_what_it_cannot_drop(dropout, error, message):
         model.hidden_states(*arguments, dropout=dropout)
     with pytest.raises(error, match=message):
         model.layer_states(*arguments, [0], ["mean"], dropout=dropout)
-    rows_at_the_end = (0.1, 0.1, 2**64 - 1, 2**32 - 1, 2**32 - 2)
+    rows_at_the_end = (RATES, 2**64 - 1, 2**32 - 1, 2**32 - 2)
     assert np.isfinite(model.hidden_states(*arguments, dropout=rows_at_the_end)).all()
 
 
@@ -367,7 +378,7 @@ def test_rates_are_those_of_the_folder(tmp_path):
     rates = dict(changes)
     encoder = SentenceEncoder(bert_folder(tmp_path / "both", **rates))
     batch = encoder.tokenizer.encode(TEXTS)
-    direct = encoder._core.hidden_states(batch.ids, batch.offsets, dropout=(0.3, 0.4, 5, 0, 0))
+    direct = encoder._core.hidden_states(batch.ids, batch.offsets, dropout=(of_bert(0.3, 0.4), 5, 0, 0))
     np.testing.assert_array_equal(np.concatenate(encoder.hidden_states(TEXTS, dropout_seed=5), axis=1), direct)
     none = SentenceEncoder(bert_folder(tmp_path / "none", **dict.fromkeys(rates, 0.0)))
     np.testing.assert_array_equal(none.layer_states(TEXTS, dropout_seed=5).array, none.layer_states(TEXTS).array)

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from test_bits import environments, golden
 
 import sentpool
-from sentpool import SentenceEncoder, _core
+from sentpool import SentenceEncoder, SentpoolWarning, Trainer, _core, objectives
 from sentpool.config import EncoderConfig
 from sentpool.trained_weights import put_tensors, trained_tensors
 
@@ -99,29 +99,52 @@ def test_padding_tokens_inside_a_sentence_have_no_positions_of_their_own(tmp_pat
     np.testing.assert_allclose(found, expected * norm[0] + norm[1], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("family", "silent", "dropped"),
-    [
-        ("distilbert", "ffn.lin2", False),  # what is left is attention's output
-        ("albert", "attention.dense", False),  # the feed-forward's
-        ("roberta", "attention.output.dense", True),
-    ],
-)
-def test_where_a_family_drops_nothing(tmp_path, family, silent, dropped):
-    """The first layer with one block's output zero: with dropout of hidden states the rest is as without, or is not."""
-    model = SentenceEncoder(family_folder(tmp_path, family))
-    weights = trained_tensors(model._core)
-    tensors = family_tensors(CONFIGS[family])
-    names = {name for name in tensors if silent in name}
-    tensors |= {name: np.zeros_like(tensors[name]) for name in names}
-    parts = {name: tensor.core for name, tensor in model.folder.config.tensors().items()}
-    put_tensors(model._core, weights | {parts[name][0]: tensors[name] for name in names})
-    ids, offsets = packed(model, (12,))
-    found = model._core.hidden_states(ids, offsets, dropout=(0.5, 0.0, 3, 0, 0))
-    expected = Encoder(CONFIGS[family], tensors)._layer(found[0].astype(np.float64), 0)
-    assert (np.abs(found[1] - expected).max() > 0.1) == dropped
-    if not dropped:
-        np.testing.assert_allclose(found[1], expected, atol=1e-4)
+# Every probability that a family has, differently.
+RATES = {
+    "distilbert": {"dropout": 0.1, "attention_dropout": 0.2},
+    "modernbert": {"embedding_dropout": 0.1, "attention_dropout": 0.2, "mlp_dropout": 0.3},
+    "nomic_bert own code": {"resid_pdrop": 0.1, "attn_pdrop": 0.2},
+}
+BERT_RATES = {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2}
+
+
+@every_variant
+def test_states_with_dropout(tmp_path, variant):
+    """Where the family's own code drops, and nowhere else."""
+    family, changes = VARIANTS[variant]
+    model = SentenceEncoder(family_folder(tmp_path, family, **changes, **RATES.get(family, BERT_RATES)))
+    config = json.loads((tmp_path / "config.json").read_text())
+    ids, offsets = packed(model, LENGTHS)
+    found = model._core.hidden_states(ids, offsets, dropout=(model.folder.config.dropout, 7, 3, 5), threads=2)
+    for row, (start, end) in enumerate(zip(offsets, offsets[1:], strict=False), 5):
+        expected = Encoder(config, family_tensors(config), {"seed": 7, "step": 3, "row": row}).states(ids[start:end])
+        for layer, (one, other) in enumerate(zip(found[:, start:end], expected, strict=True)):
+            assert np.abs(one - other).max() <= 2e-5 * np.abs(other).max(), (end - start, layer)
+
+
+@every_family
+def test_each_probability_is_read_and_dropout_replaces_all(tmp_path, family):
+    """One at a time from `config.json`; `Trainer(dropout=)` stands for all of them, even of a folder that has none."""
+    rates = RATES.get(family, BERT_RATES)
+    none = SentenceEncoder(family_folder(tmp_path / "none", family, **dict.fromkeys(rates, 0.0)))
+    assert not any(none.folder.config.dropout)
+    applied = [rate > 0 for rate in Trainer(none, objectives.InfoNCE(), dropout=0.25).settings.dropout]
+    seen = np.zeros(5, bool)
+    for name in rates:
+        one = SentenceEncoder(family_folder(tmp_path / name, family, **{**dict.fromkeys(rates, 0.0), name: 0.25}))
+        assert set(one.folder.config.dropout) == {0.0, 0.25}
+        seen |= np.array(one.folder.config.dropout) > 0
+        assert one.hidden_states("the cat", dropout_seed=1).tobytes() != none.hidden_states("the cat").tobytes()
+    assert seen.tolist() == applied
+
+
+def test_a_probability_that_the_family_does_not_apply_is_said(tmp_path):
+    quiet = SentenceEncoder(family_folder(tmp_path / "quiet", "nomic_bert own code", embd_pdrop=0.0))
+    Trainer(quiet, objectives.InfoNCE())
+    model = SentenceEncoder(family_folder(tmp_path / "m", "nomic_bert own code", embd_pdrop=0.1))
+    with pytest.warns(SentpoolWarning, match="embd_pdrop is 0.1, and nothing is dropped by it"):
+        Trainer(model, objectives.InfoNCE())
+    Trainer(model, objectives.InfoNCE(), dropout=0.1)
 
 
 # ---- bits ----------------------------------------------------------------------------------------------------------

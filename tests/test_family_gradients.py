@@ -7,15 +7,16 @@ import json
 import numpy as np
 import pytest
 from fabricate import write_safetensors
-from fabricate_families import family_folder, family_tensors
+from fabricate_families import CONFIGS, family_folder, family_tensors
 from numpy_families import Encoder
 from test_bits import POOLINGS
-from test_families import VARIANTS, packed
+from test_families import BERT_RATES, RATES, VARIANTS, packed
 
 from sentpool import SentenceEncoder, _core
 
 pytestmark = pytest.mark.kernels
 STEP = 1e-5
+NONE = (0.0,) * 5
 
 
 def core_of(folder, tensors):
@@ -24,21 +25,23 @@ def core_of(folder, tensors):
     return SentenceEncoder(folder)
 
 
-def derivative(config, tensors, direction, loss):
-    """Of loss(states of the twin with `tensors`), along `direction`, a part of the tensors."""
+def derivative(tensors, direction, loss):
+    """Of loss(tensors), along `direction`, a part of the tensors."""
     ends = []
     for sign in (1, -1):
         moved = {name: array.astype(float) for name, array in tensors.items()}
         for name, array in direction.items():
             moved[name] = moved[name] + sign * STEP * array
-        ends.append(loss(Encoder(config, moved)))
+        ends.append(loss(moved))
     return (ends[0] - ends[1]) / (2 * STEP)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *(f"{family} with dropout" for family in CONFIGS)])
 def test_gradients(tmp_path, variant):
     """Each stored tensor's derivative along a direction of its own; for long sentences that of all tensors together."""
-    family, changes = VARIANTS[variant]
+    name, drops, _ = variant.partition(" with dropout")
+    family, changes = VARIANTS[name]
+    changes = changes | (RATES.get(family, BERT_RATES) if drops else {})
     folder = family_folder(tmp_path / "model", family, **changes)
     config = json.loads((folder / "config.json").read_text())
     tensors = family_tensors(config)
@@ -46,15 +49,16 @@ def test_gradients(tmp_path, variant):
     is_long = model.folder.config.max_tokens > 300
     ids, offsets = packed(model, (300, 2) if is_long else (1, 2, 7, 33, 72))
     layers = list(range(model.folder.config.num_hidden_layers + 1))
-    training = _core.Training(model._core)
+    training = _core.Training(model._core, dropout=model.folder.config.dropout if drops else NONE, seed=7)
     states = training.forward(ids, offsets, layers, POOLINGS[:2], step=0, first_row=0)
     weights = np.random.default_rng(1).standard_normal(states.shape).astype(np.float32)
     training.backward(weights, threads=2)
 
-    def loss(encoder):
+    def loss(tensors):
         total = 0
         for i, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
-            h = encoder.states(ids[start:end])
+            draws = {"seed": 7, "step": 0, "row": i} if drops else None
+            h = Encoder(config, tensors, draws).states(ids[start:end])
             total += (np.stack([h[:, 0], h.mean(1)], 1) * weights[i]).sum()
         return total
 
@@ -66,6 +70,6 @@ def test_gradients(tmp_path, variant):
         zeros = {name: np.zeros_like(array) for name, array in tensors.items()}
         direction = _core.Training(core_of(folder, zeros | part)._core).masters
         along = float(training.gradients.astype(float) @ direction)
-        exact = derivative(config, tensors, part, loss)
+        exact = derivative(tensors, part, loss)
         assert along == pytest.approx(exact, rel=1e-3, abs=1e-5 * scale), list(part)
     assert scale > 1

@@ -175,7 +175,7 @@ def attention_backward(dcontext, qkv, lengths, heads, p, window=0):
     positions = Positions(window=line.ctypes.data + 4 * (window + 32))
     chunk = Chunk(offsets=offsets.ctypes.data, n=len(lengths), first=4, positions=ctypes.pointer(positions))
     kind = LayerKind(hidden=H, heads=heads, window=window)
-    dropout = Dropout(0, p, seed=11, step=3, first_row=7)
+    dropout = Dropout((0, p), seed=11, step=3, first_row=7)
     scratch = np.full(call("attention_backward_scratch", max(lengths), H // heads), np.nan, np.float32)
     arrays = [part for array in (given, inputs) for part in (array, ld(array))]
     call("attention_backward", found, ld(found), RelativeGradient(), *arrays, chunk, kind, dropout, 2, scratch)
@@ -231,7 +231,7 @@ def test_pooling_backward(name):
 def test_dropout_takes_the_same_call_backward():
     """What was kept is multiplied by the same number, what was dropped gets no gradient."""
     y = np.ones((9, 40), np.float32)
-    dropout, offsets = Dropout(0.4, 0, seed=5, step=1, first_row=0), np.array([0, 9])
+    dropout, offsets = Dropout((0, 0, 0.4), seed=5, step=1, first_row=0), np.array([0, 9])
     call("dropout_forward", y, 40, dropout, 2, 3, Chunk(offsets=offsets.ctypes.data, n=1), 40)
     place = {"seed": 5, "step": 1, "row": 0, "layer": 3, "site": 2}
     exact = numpy_dropout.kept_states(0.4, place, 0, 9, 40) / 0.6

@@ -21,7 +21,8 @@ from sentpool.objectives import InfoNCE
 
 HERE = Path(__file__).resolve().parent
 POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token")
-DROPOUT = {"hidden_dropout": 0.1, "attention_dropout": 0.2, "seed": 7}
+RATES = numpy_dropout.of_bert(0.1, 0.2)
+DROPOUT = {"dropout": RATES, "seed": 7}
 
 
 def layers_of(name):
@@ -77,7 +78,7 @@ def test_forward_gives_the_bits_of_the_encoder(keep, dropout):
     states, rows = training.forward(
         ids, offsets, [2, 0], POOLINGS, step=3, first_row=4, positions=positions, keep=keep, threads=2
     )
-    masks = (0.1, 0.2, 7, 3, 4) if dropout else None
+    masks = (RATES, 7, 3, 4) if dropout else None
     np.testing.assert_array_equal(states, model.layer_states(ids, offsets, [2, 0], POOLINGS, dropout=masks))
     np.testing.assert_array_equal(rows, model.hidden_states(ids, offsets, dropout=masks)[-1][positions])
 
@@ -233,9 +234,9 @@ def test_groups():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_dropout": 1.0}, "hidden_dropout is 1.0"),
-        ({"attention_dropout": -0.5}, "attention_dropout is -0.5"),
-        ({"attention_dropout": float("nan")}, "attention_dropout is nan"),
+        ({"dropout": (1.0, 0, 0, 0, 0)}, "the rates of dropout are .1.0"),
+        ({"dropout": (0, 0, 0, 0, -0.5)}, "the rates of dropout are .*-0.5"),
+        ({"dropout": (0, 0, 0, float("nan"), 0)}, "the rates of dropout are .*nan"),
         ({"seed": -1}, "seed is -1"),
         ({"threads": 0}, "threads is 0"),
     ],

@@ -37,8 +37,9 @@ enum sp_site {
 	SP_SITE_RRELU_KEY = 4,        /* slopes of the attention over layers, see model/layer_attention.c */
 	SP_SITE_RRELU_QUERY = 5,
 	SP_SITE_RRELU_VALUE = 6,
-	SP_SITE_MASKED = 7,    /* which tokens are masked for language modelling, and by what */
-	SP_SITE_PARAMETERS = 8 /* parameters that no file holds */
+	SP_SITE_MASKED = 7,     /* which tokens are masked for language modelling, and by what */
+	SP_SITE_PARAMETERS = 8, /* parameters that no file holds */
+	SP_SITE_INNER = 9       /* inside the feed-forward, before its second projection */
 };
 
 /* What decides on the values of one sentence at one place: its draws, and what becomes of a value by them. */

@@ -17,8 +17,7 @@ static void attend(const struct sp_layer_acts *acts, const float *x, const struc
 	                     team);
 	sp_linear_forward(acts->attended, ld, acts->context, ld, &w->attention_output, w->attention_output_bias, N,
 	                  acts->low, team);
-	sp_dropout_forward(acts->attended, ld, sp_dropout_at(kind, dropout, SP_SITE_ATTENTION_OUTPUT),
-	                   SP_SITE_ATTENTION_OUTPUT, layer, chunk, kind->hidden, team);
+	sp_dropout_forward(acts->attended, ld, dropout, SP_SITE_ATTENTION_OUTPUT, layer, chunk, kind->hidden, team);
 }
 
 /* acts->expanded from x[N, H] */
@@ -28,10 +27,11 @@ static void feed_forward(const struct sp_layer_acts *acts, const float *x, const
 {
 	int64_t N = chunk->offsets[chunk->n], ld = acts->ld_hidden;
 	sp_expand_forward(&acts->inner, x, ld, w, kind->activation, N, acts->low, team);
+	sp_dropout_forward(acts->inner.activated, acts->inner.ld, dropout, SP_SITE_INNER, layer, chunk,
+	                   kind->intermediate, team);
 	sp_linear_forward(acts->expanded, ld, acts->inner.activated, acts->inner.ld, &w->output, w->output_bias, N,
 	                  acts->low, team);
-	sp_dropout_forward(acts->expanded, ld, sp_dropout_at(kind, dropout, SP_SITE_FEED_FORWARD), SP_SITE_FEED_FORWARD,
-	                   layer, chunk, kind->hidden, team);
+	sp_dropout_forward(acts->expanded, ld, dropout, SP_SITE_FEED_FORWARD, layer, chunk, kind->hidden, team);
 }
 
 static void post_norm(float *out, const struct sp_layer_acts *acts, const float *x, const struct sp_layer_weights *w,

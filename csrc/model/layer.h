@@ -21,13 +21,6 @@ struct sp_layer_acts {
 	int64_t ld_qkv, ld_hidden;
 };
 
-/* The dropout of a layer at a site: NULL where its family drops nothing there. */
-static inline const struct sp_dropout *sp_dropout_at(const struct sp_layer_kind *kind, const struct sp_dropout *dropout,
-                                                     enum sp_site site)
-{
-	return kind->undropped >> site & 1 ? NULL : dropout;
-}
-
 /* out[N, H] = layer(x[N, H]). out may be x in inference. Every rank of the team calls it; it ends with all ranks done.
  * dropout is NULL in inference; `layer` counts from 1. */
 void sp_layer_forward(float *out, const struct sp_layer_acts *acts, const float *x, const struct sp_layer_weights *w,
@@ -57,7 +50,7 @@ struct sp_layer_gradients {
 	float *dnormed;                          /* [N, H]  pre-norm: of normed */
 	float *dqkv;                             /* [N, 3H] */
 	float *draw, *dgate;                     /* [N, F] */
-	float *activated;                        /* [N, F]  not a gradient: inner.activated again */
+	float *activated;                        /* [N, F]  not a gradient: inner.activated again, dropped as it was */
 	float *output_normed, *attention_normed; /* [N, H]  what the layer norms give before scale and shift */
 	struct sp_relative_gradient relative;    /* of all layers, for the chunk's sentences */
 	float *wide;                             /* [N, F] */

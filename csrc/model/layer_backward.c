@@ -29,8 +29,14 @@ static void through_dropout(const struct backward *b, float *to, const float *fr
 	int64_t first, end;
 	while (sp_team_take(b->team, b->N, SP_ROW_GRAIN, &first, &end))
 		memcpy(to + first * b->ld, from + first * b->ld, (size_t)((end - first) * b->ld) * sizeof(float));
-	sp_dropout_forward(to, b->ld, sp_dropout_at(b->kind, b->dropout, site), site, b->layer, b->chunk,
-	                   b->kind->hidden, b->team);
+	sp_dropout_forward(to, b->ld, b->dropout, site, b->layer, b->chunk, b->kind->hidden, b->team);
+}
+
+/* The same in place, inside the feed-forward. */
+static void drop_inner(const struct backward *b, float *inner)
+{
+	sp_dropout_forward(inner, b->acts->inner.ld, b->dropout, SP_SITE_INNER, b->layer, b->chunk,
+	                   b->kind->intermediate, b->team);
 }
 
 static void layernorm(const struct backward *b, float *dz, float *normed, const float *dy, const float *first,
@@ -52,7 +58,9 @@ static void feed_forward_backward(const struct backward *b, float *dx)
 	struct sp_inner inner = {g->activated, b->acts->inner.raw, b->acts->inner.gate, b->acts->inner.ld};
 	float *dgate = b->w->gate.data ? g->dgate : NULL;
 	sp_linear_backward(g->wide, inner.ld, g->dexpanded, b->ld, &b->t->output, b->N, b->team);
+	drop_inner(b, g->wide);
 	sp_expand_backward(g->draw, dgate, &inner, g->wide, b->kind->activation, b->N, b->kind->intermediate, b->team);
+	drop_inner(b, g->activated);
 	sp_linear_backward(dx, b->ld, g->draw, inner.ld, &b->t->intermediate, b->N, b->team);
 	if (dgate) {
 		sp_linear_backward(g->other, b->ld, dgate, inner.ld, &b->t->gate, b->N, b->team);

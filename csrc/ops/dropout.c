@@ -17,7 +17,7 @@ struct sp_draws sp_dropout_draws(const struct sp_dropout *dropout, enum sp_site 
 {
 	if (!dropout)
 		return (struct sp_draws){.scale = 1};
-	double p = site == SP_SITE_ATTENTION ? dropout->attention : dropout->hidden;
+	double p = dropout->rate[site];
 	return (struct sp_draws){
 		.seed = dropout->seed,
 		.step = dropout->step,

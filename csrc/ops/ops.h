@@ -114,7 +114,7 @@ void sp_residual_forward(float *y, const float *a, const float *b, int64_t ld, i
 
 /* Dropout, by draws that depend on these and on a value's place alone (kernels/philox.h). */
 struct sp_dropout {
-	double hidden, attention; /* probabilities, in [0, 1): of states, of attention probabilities */
+	double rate[SP_SITE_INNER + 1]; /* by site: the probability of dropping, in [0, 1) */
 	uint64_t seed;
 	uint32_t step;
 	int64_t first_row; /* sentence i of the job is row first_row + i, below 2^32 */

@@ -41,6 +41,9 @@ int sp_check_sentences(const struct sp_config *config, PyArrayObject *ids, PyArr
 int sp_check_layers(PyArrayObject *layers, int64_t L);
 /* A tuple of names; as many poolings. */
 int sp_poolings_in(PyObject *tokens, enum sp_pooling *poolings);
+/* A tuple of probabilities: at the embedding output, attention probabilities, attention's output, inside the feed-forward
+ * and at its output. */
+int sp_rates_in(PyObject *object, struct sp_dropout *dropout);
 
 /* ---- errors.c ------------------------------------------------------------------------------------------------------ */
 

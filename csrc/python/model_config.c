@@ -146,8 +146,6 @@ static char *argument_names[] = {"vocab_size",
                                  "attention_bias",
                                  "feed_forward_bias",
                                  "gated",
-                                 "attention_output_dropout",
-                                 "feed_forward_dropout",
                                  "dtype",
                                  "balanced",
                                  NULL};
@@ -162,15 +160,14 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 	const char *activation = "gelu";
 	PyObject *local_layers = NULL;
 	int position_table = 1, projection = 0, pre_norm = 0, first_norm = 1, norm_bias = 1, attention_bias = 1;
-	int feed_forward_bias = 1, gated = 0, attention_output_dropout = 1, feed_forward_dropout = 1, balanced = 0;
+	int feed_forward_bias = 1, gated = 0, balanced = 0;
 	const char *dtype = "float32";
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOppppppppppsp:Model", argument_names,
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOppppppppsp:Model", argument_names,
 	                                 &vocab_size, &max_positions, &type_vocab_size, &hidden, &layers, &heads,
 	                                 &intermediate, &eps, &activation, &position_offset, &padding_id, &embedding,
 	                                 &groups, &buckets, &rotary, &base, &local_base, &local_window, &local_layers,
 	                                 &position_table, &projection, &pre_norm, &first_norm, &norm_bias,
-	                                 &attention_bias, &feed_forward_bias, &gated, &attention_output_dropout,
-	                                 &feed_forward_dropout, &dtype, &balanced))
+	                                 &attention_bias, &feed_forward_bias, &gated, &dtype, &balanced))
 		return 0;
 	*config = (struct sp_config){
 		.vocab_size = vocab_size,
@@ -193,8 +190,6 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 		.local_rotary_base = local_base,
 	};
 	config->balanced = balanced;
-	config->layer.undropped = (attention_output_dropout ? 0u : 1u << SP_SITE_ATTENTION_OUTPUT) |
-	                          (feed_forward_dropout ? 0u : 1u << SP_SITE_FEED_FORWARD);
 	config->parts = (position_table ? SP_POSITION_TABLE : 0u) | (projection ? SP_PROJECTION : 0u) |
 	                (norm_bias ? SP_NORM_BIAS : 0u) | (attention_bias ? SP_ATTENTION_BIAS : 0u) |
 	                (feed_forward_bias ? SP_FEED_FORWARD_BIAS : 0u) | (gated ? SP_GATE : 0u) |

@@ -241,24 +241,22 @@ static int job_from_arrays(ModelObject *self, PyObject *ids_in, PyObject *offset
 	return 1;
 }
 
-/* Let a job whose arrays are set drop values. `object` is None or (hidden, attention, seed, step, first_row). */
+/* Let a job whose arrays are set drop values. `object` is None or (rates, seed, step, first_row). */
 static int dropout_from_object(PyObject *object, struct sp_encode_job *job, struct sp_dropout *dropout)
 {
-	PyObject *seed;
+	PyObject *rates, *seed;
 	long long step, first_row;
+	*dropout = (struct sp_dropout){0};
 	if (object == Py_None)
 		return 1;
 	if (!PyTuple_Check(object)) {
 		PyErr_Format(PyExc_TypeError, "dropout must be None or a tuple, not %R", object);
 		return 0;
 	}
-	if (!PyArg_ParseTuple(object, "ddOLL;dropout must be (hidden, attention, seed, step, first_row)",
-	                      &dropout->hidden, &dropout->attention, &seed, &step, &first_row))
+	if (!PyArg_ParseTuple(object, "OOLL;dropout must be (rates, seed, step, first_row)", &rates, &seed, &step,
+	                      &first_row) ||
+	    !sp_rates_in(rates, dropout))
 		return 0;
-	if (!(dropout->hidden >= 0 && dropout->hidden < 1 && dropout->attention >= 0 && dropout->attention < 1)) {
-		PyErr_Format(PyExc_ValueError, "dropout is %R; its probabilities must be from 0 to below 1", object);
-		return 0;
-	}
 	dropout->seed = PyLong_AsUnsignedLongLong(seed);
 	if (PyErr_Occurred()) {
 		PyErr_Format(PyExc_ValueError, "dropout is %R; its seed must be an integer from 0 to 2**64 - 1",

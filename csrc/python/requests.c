@@ -1,4 +1,4 @@
-/* requests.c: what is asked of an encoder, checked: packed sentences, layers, token poolings. */
+/* requests.c: what is asked of an encoder, checked: packed sentences, layers, token poolings, dropout. */
 #include "python/binding.h"
 
 int sp_check_sentences(const struct sp_config *config, PyArrayObject *ids, PyArrayObject *offsets)
@@ -61,5 +61,28 @@ int sp_check_layers(PyArrayObject *layers, int64_t L)
 			             (long long)SP_INT64S(layers)[i], (long long)L);
 			return 0;
 		}
+	return 1;
+}
+
+int sp_rates_in(PyObject *object, struct sp_dropout *dropout)
+{
+	static const enum sp_site sites[] = {SP_SITE_EMBEDDING, SP_SITE_ATTENTION, SP_SITE_ATTENTION_OUTPUT,
+	                                     SP_SITE_INNER, SP_SITE_FEED_FORWARD};
+	double p[sizeof sites / sizeof sites[0]];
+	if (!PyTuple_Check(object)) {
+		PyErr_Format(PyExc_TypeError, "the rates of dropout must be a tuple, not %R", object);
+		return 0;
+	}
+	if (!PyArg_ParseTuple(object, "ddddd;the rates of dropout must be five probabilities", &p[0], &p[1], &p[2],
+	                      &p[3], &p[4]))
+		return 0;
+	for (size_t i = 0; i < sizeof sites / sizeof sites[0]; i++) {
+		if (!(p[i] >= 0 && p[i] < 1)) {
+			PyErr_Format(PyExc_ValueError, "the rates of dropout are %R; they must be from 0 to below 1",
+			             object);
+			return 0;
+		}
+		dropout->rate[sites[i]] = p[i];
+	}
 	return 1;
 }

@@ -22,17 +22,6 @@ typedef struct {
 
 /* ---- creation ------------------------------------------------------------------------------------------------------ */
 
-static int check_probability(const char *name, double p)
-{
-	if (p >= 0 && p < 1)
-		return 1;
-	PyObject *value = PyFloat_FromDouble(p);
-	if (value)
-		PyErr_Format(PyExc_ValueError, "%s is %R; it must be from 0 to below 1", name, value);
-	Py_XDECREF(value);
-	return 0;
-}
-
 static void free_owned(PyObject *capsule)
 {
 	sp_training_free(PyCapsule_GetPointer(capsule, NULL));
@@ -56,17 +45,14 @@ static int start(TrainingObject *self, struct sp_model *model, struct sp_dropout
 
 static PyObject *training_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-	static char *names[] = {"model", "hidden_dropout", "attention_dropout", "seed", "threads", NULL};
-	PyObject *model_in, *seed_in = NULL;
+	static char *names[] = {"model", "dropout", "seed", "threads", NULL};
+	PyObject *model_in, *rates = NULL, *seed_in = NULL;
 	struct sp_dropout dropout = {0};
 	long long threads = 1;
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$ddOL:Training", names, &model_in, &dropout.hidden,
-	                                 &dropout.attention, &seed_in, &threads))
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|$OOL:Training", names, &model_in, &rates, &seed_in, &threads))
 		return NULL;
 	struct sp_model *model = sp_finished_model(model_in);
-	if (!model || !check_probability("hidden_dropout", dropout.hidden) ||
-	    !check_probability("attention_dropout", dropout.attention) ||
-	    !sp_check_size("threads", threads, 1, INT32_MAX))
+	if (!model || (rates && !sp_rates_in(rates, &dropout)) || !sp_check_size("threads", threads, 1, INT32_MAX))
 		return NULL;
 	if (model->config.format != SP_FLOAT32)
 		return PyErr_Format(PyExc_ValueError,
@@ -400,7 +386,7 @@ static PyType_Slot training_slots[] = {
 	{Py_tp_dealloc, training_dealloc},
 	{Py_tp_methods, training_methods},
 	{Py_tp_getset, training_attributes},
-	{Py_tp_doc, "Training(model, *, hidden_dropout=0.0, attention_dropout=0.0, seed=0, threads=1)\n--\n\n"
+	{Py_tp_doc, "Training(model, *, dropout=(0.0, 0.0, 0.0, 0.0, 0.0), seed=0, threads=1)\n--\n\n"
                     "An encoder in training: float32 parameters of its own, and the gradients of a loss by them."},
 	{0, NULL}};
 

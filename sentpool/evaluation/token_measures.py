@@ -74,7 +74,7 @@ def measure_layers(
         of_layer["dataset_entropy"] = spread
         of_layer["dataset_entropy_scaled"] = spread / largest_entropy(*means[:, layer].shape)
         rows.append({"layer": layer} | {name: of_layer.get(name, math.nan) for name in LAYER})
-    if views and not any(model._dropout(0)[:2]):
+    if views and not any(model.folder.config.dropout):
         warn("config.json has no dropout, so all views of a text are equal: neither InfoNCE nor LiDAR is measured")
     elif views:
         _add_views(rows, model, sentences, views, options)

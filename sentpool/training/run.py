@@ -98,7 +98,7 @@ class TrainingRun:
         by_chance = any(self.settings.dropout) or isinstance(self.model.pooling.layers, LayerAttention)  # its RReLU
         if own_positives and not by_chance:
             warn(
-                "each text is its own positive, and no dropout tells its two embeddings apart, for both probabilities "
+                "each text is its own positive, and no dropout tells its two embeddings apart, for all probabilities "
                 "are 0: dropout=0.1 is usual"
             )
 
@@ -111,10 +111,7 @@ class TrainingRun:
                 raise ValueError("layer states teach the pooling alone, and not the MLM loss: leave out mlm_weight")
             self.source = StoredStates(self.data, self.head, **shared)
             return
-        hidden, attention = settings.dropout
-        self.training = _core.Training(
-            self.model._core, hidden_dropout=hidden, attention_dropout=attention, seed=settings.seed
-        )
+        self.training = _core.Training(self.model._core, dropout=settings.dropout, seed=settings.seed)
         self.source = EncodedTexts(
             self.model,
             self.training,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from sentpool.checks import one_of, positive_integer, positive_number, seed
-from sentpool.errors import shown
+from sentpool.dropout import Sites
+from sentpool.errors import shown, warn
+from sentpool.fields import Fields
 from sentpool.objectives import InfoNCE
 from sentpool.optimizer import SCHEDULES
 from sentpool.recipes import Recipe, from_name
@@ -29,7 +31,7 @@ _FREE = ("threads", "chunk_size", "save_steps", "eval_steps")
 class Settings:
     """The settings of `Trainer`, by its names; those that were None are what they mean.
 
-    `dropout` holds the probabilities at hidden states and at attention probabilities.
+    `dropout` holds the probability at every place.
     """
 
     objective: object
@@ -40,7 +42,7 @@ class Settings:
     max_length: int
     seed: int
     threads: int | None
-    dropout: tuple[float, float]
+    dropout: Sites
     chunk_size: int | None
     weight_decay: float
     warmup_steps: int
@@ -57,7 +59,7 @@ class Settings:
     def describe(self) -> dict:
         """The settings, ready for JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"objective": _described(self.objective), "dropout": list(self.dropout)}
+        return values | {"objective": _described(self.objective), "dropout": self.dropout._asdict()}
 
     def decisive(self) -> dict:
         """Those that the trained weights depend on."""
@@ -87,7 +89,7 @@ def resolve_settings(model, objective, given: dict) -> tuple[Settings, Recipe | 
     settings = Settings(
         **_checked(filled, model),
         objective=_objective(objective, recipe, loss),
-        dropout=_rates(dropout, model.folder.config),
+        dropout=_rates(dropout, model.folder),
     )
     if settings.head_only and settings.mlm_weight:
         raise ValueError("head_only trains nothing that the MLM loss could teach: leave out mlm_weight")
@@ -142,13 +144,21 @@ def _objective(objective, recipe: Recipe | None, loss: dict):
     return InfoNCE(**wanted, **kept)
 
 
-def _rates(dropout, config) -> tuple[float, float]:
+def _rates(dropout, folder) -> Sites:
+    architecture = folder.config.architecture
     if dropout is None:
-        return float(config.hidden_dropout_prob), float(config.attention_probs_dropout_prob)
+        fields = Fields.read(folder.transformer_path / "config.json")
+        for name in architecture.unused_dropout:
+            if fields.has(name) and fields.values[name] != 0:
+                warn(
+                    f"{fields.path}: {name} is {shown(fields.values[name])}, and nothing is dropped by it, as in the "
+                    f"family's own code: {architecture.dropout.embedding} is that of embeddings"
+                )
+        return folder.config.dropout
     rate = _not_negative("dropout", dropout)
     if rate >= 1:
         raise ValueError(f"dropout is {shown(dropout)}; it must be a probability below 1")
-    return rate, rate
+    return Sites(*(rate if field else 0.0 for field in architecture.dropout))
 
 
 def _not_negative(name: str, value) -> float:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sentpool.encoding_run import Dropout, EncodingRun
+from sentpool.dropout import Dropout
+from sentpool.encoding_run import EncodingRun
 from sentpool.layer_states import LayerStates
 from sentpool.tokenizer import TokenBatch
 from sentpool.training.trained_pooling import TrainedPooling

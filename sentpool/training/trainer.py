@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from sentpool.dropout import Dropout
 from sentpool.encoder import SentenceEncoder
-from sentpool.encoding_run import Dropout
 from sentpool.errors import shown
 from sentpool.pooling import Pooling, initial
 from sentpool.threads import resolve
@@ -44,7 +44,7 @@ class Trainer:
     threads : int, optional
         See `set_num_threads` for the default.
     dropout : float, optional
-        Instead of both probabilities of the model's `config.json`; 0 for none.
+        Instead of the probabilities of the model's `config.json`, wherever the family drops values; 0 for none.
     chunk_size : int, optional
         How many rows (twice the items, three times with hard negatives) go through the encoder together; it bounds the
         memory and changes no bit. By default all.
@@ -229,7 +229,7 @@ class Trainer:
         settings = self.settings
         columns = [(column, None) for column in data.columns]
         if len(columns) == 1:
-            columns = [(data.columns[0], Dropout(*settings.dropout, (settings.seed + k) % 2**64)) for k in range(2)]
+            columns = [(data.columns[0], Dropout(settings.dropout, (settings.seed + k) % 2**64)) for k in range(2)]
         return tuple(
             computed_states(
                 self.model,

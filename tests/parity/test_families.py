@@ -11,6 +11,15 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from numpy_dropout import (  # noqa: E402
+    ATTENTION,
+    ATTENTION_OUTPUT,
+    EMBEDDING,
+    FEED_FORWARD,
+    INNER,
+    kept_probabilities,
+    kept_states,
+)
 from safetensors.numpy import load_file  # noqa: E402
 
 from sentpool import _core, weights  # noqa: E402
@@ -189,6 +198,52 @@ def test_gradients_of_a_step(tmp_path, family, seed):
         assert distance(training.gradients[start:stop].reshape(shape), expected[name]) <= bound, name
 
 
+def drop_as_we_draw(model, draws: dict):
+    """Let a model of transformers in training drop what our draws say, where and as likely as it drops itself; returns
+    what does it, `drop(x, p, name)`."""
+    layers = [0]
+
+    def drop(x, p, name):
+        is_attention = x.dim() == 4  # probabilities, which come first in a layer
+        layers[0] += is_attention
+        if p == 0:
+            return x
+        if is_attention:
+            kept = kept_probabilities(p, draws | {"layer": layers[0], "site": ATTENTION}, *x.shape[1:3])
+        else:
+            named = {"embedding": EMBEDDING, "att": ATTENTION_OUTPUT, "mlp.drop": INNER}
+            site = next((site for part, site in named.items() if part in name), FEED_FORWARD)
+            kept = kept_states(p, draws | {"layer": layers[0], "site": site}, 0, *x.shape[1:])
+        return x * torch.from_numpy(kept[None]) / (1 - p)
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.forward = lambda x, p=module.p, name=name: drop(x, p, name)
+    return drop
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_values_are_dropped_where_transformers_drops_them(tmp_path, monkeypatch, family):
+    """Every probability of the configuration is another one."""
+    theirs = random_encoder(family, 1)
+    config = theirs.config
+    config._attn_implementation, config.reference_compile = "eager", False
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout")
+    for p, name in enumerate((*names, "embedding_dropout", "mlp_dropout"), 1):
+        if hasattr(config, name):
+            setattr(config, name, p / 20)
+    again = type(theirs)(config)
+    again.load_state_dict(theirs.state_dict())
+    ours, read = core_of(again, tmp_path)
+    ids = np.random.default_rng(0).integers(5, VOCABULARY, 17).astype(np.int32)
+    drop = drop_as_we_draw(again.double().train(), {"seed": 3, "step": 4, "row": 5})
+    monkeypatch.setattr(torch.nn.functional, "dropout", lambda x, p=0.5, training=True, inplace=False: drop(x, p, ""))
+    expected = their_states(again, ids)
+    found = ours.hidden_states(ids, [0, len(ids)], dropout=(read.dropout, 3, 4, 5))
+    for layer, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert np.abs(one - other).max() <= 2e-5 * np.abs(other).max(), layer
+
+
 @pytest.mark.parametrize("family", CLASSES)
 def test_defaults_are_those_of_transformers(tmp_path, family):
     config_class = getattr(transformers, f"{CLASSES[family]}Config", None)
@@ -200,3 +255,5 @@ def test_defaults_are_those_of_transformers(tmp_path, family):
         field = ours.architecture.field_name(name)
         if field is not None:
             assert getattr(ours, name) == getattr(theirs, field), name
+    for rate, field in zip(ours.dropout, ours.architecture.dropout, strict=True):
+        assert rate == (getattr(theirs, field) if field else 0), field

@@ -106,7 +106,7 @@ def test_dropout_of_attention_is_that_of_pytorch():
     ids, offsets = sentences("odd")
     ids, offsets = ids[: offsets[10]], offsets[:11]  # the short ones
     ids, offsets = np.tile(ids, 2), np.concatenate([offsets, offsets[1:] + offsets[-1]])
-    training = _core.Training(build("odd"), attention_dropout=0.1, seed=1)
+    training = _core.Training(build("odd"), dropout=(0, 0.1, 0, 0, 0), seed=1)
     ours = [
         simcse_loss(training.forward(ids, offsets, [3], ["cls"], step=step, first_row=0, keep=False)[:, 0, 0])
         for step in range(200)
