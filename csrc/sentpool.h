@@ -224,7 +224,7 @@ struct sp_tensor sp_model_tensor(const struct sp_model *model, int64_t i);
 enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *rows, int64_t count);
 
 /* Let sp_matrix.ranges of every linear layer be there (and empty), or no longer. Nothing else may use the model
- * meanwhile but one call after the other, of any number of threads. */
+ * meanwhile, and inputs are watched by calls of one thread. */
 enum sp_status sp_model_watch(struct sp_model *model, int on);
 /* The matrix of tensor i where it is the first or only one in a linear layer's weight, else NULL. */
 const struct sp_matrix *sp_model_linear(const struct sp_model *model, int64_t i);

@@ -21,15 +21,12 @@ from sentpool import _core, weights
 from sentpool.checks import one_of, sentence_list
 from sentpool.errors import ModelFolderError, shown
 from sentpool.fields import Fields, is_there
-from sentpool.threads import resolve
 
 DTYPES = ("float32", "bfloat16", "int8")
 INT8_MODES = ("balanced", "fast")
 SCALES_FILE = "sentpool_int8.json"
 # 2^(1/8) to this power is a factor of 256, beyond which smoothing never needs to go.
 _MOST = 64
-# Threads share each chunk of sentences while inputs are watched, which more than these gain little from.
-_SHARING = 4
 
 
 @dataclass(frozen=True)
@@ -236,12 +233,11 @@ def bundled_sentences() -> list[str]:
 
 def calibrate(model, precision: Precision, sentences: Sequence[str], named: str) -> tuple[Precision, np.ndarray]:
     """`precision` with powers from the inputs that sentences give rise to in a float32 model, and their embeddings."""
-    threads = min(resolve(None), _SHARING)
     model._core.watch(True)
     try:
-        embeddings = model.encode(sentences, threads=threads, show_progress_bar=False)
+        embeddings = model.encode(sentences, threads=1, show_progress_bar=False)
         if max(model.pooling.needed_layers(model.n_layers)) < model.n_layers:  # another pooling may need those above
-            model.layer_states(sentences, tokens=("cls",), threads=threads, show_progress_bar=False)
+            model.layer_states(sentences, tokens=("cls",), threads=1, show_progress_bar=False)
         powers = smoothing_powers(model._core.input_ranges())
     finally:
         model._core.watch(False)

@@ -375,23 +375,6 @@ def test_ranges_are_those_of_the_inputs(tmp_path):
         assert names[1] not in ranges
 
 
-@pytest.mark.bits
-@pytest.mark.parametrize("family", ["roberta", "modernbert"])
-def test_ranges_do_not_depend_on_threads(tmp_path, family):
-    """Several threads share each chunk, and none goes on before its inputs were seen."""
-    model = SentenceEncoder(family_folder(tmp_path / "m", family))
-    core = model._core
-    ids, offsets = np.arange(600, dtype=np.int32) % 20, np.arange(0, 601, 20)
-    seen = []
-    for threads in (1, 2, 2, 3):
-        core.watch(True)
-        core.layer_states(ids, offsets, (model.n_layers,), ("cls",), threads=threads)
-        seen.append({name: [array.tobytes() for array in ranges] for name, ranges in core.input_ranges().items()})
-    core.watch(False)
-    assert all(ranges == seen[0] for ranges in seen[1:])
-    assert all(np.isfinite(np.frombuffer(array, np.float32)).all() for arrays in seen[0].values() for array in arrays)
-
-
 def test_the_core_trains_in_float32_alone(models):
     for options in LOW:
         with pytest.raises(ValueError, match="float32"):

@@ -242,9 +242,8 @@ static int plan(struct run *run)
 	int64_t share = tokens / (threads * CHUNKS_PER_THREAD);
 	run->chunk_tokens = within(MIN_CHUNK_TOKENS, share, CHUNK_TOKENS);
 	int64_t chunks = tokens / run->chunk_tokens < job->B ? tokens / run->chunk_tokens : job->B;
-	/* Whoever watches inputs sees one chunk at a time. */
-	run->together = threads > 1 && (job->model->ranges || chunks < threads ||
-	                                (threads <= MAX_TEAM_SHARING && chunks < threads * CHUNKS_PER_THREAD));
+	run->together = threads > 1 &&
+	                (chunks < threads || (threads <= MAX_TEAM_SHARING && chunks < threads * CHUNKS_PER_THREAD));
 	if (run->together) {
 		int64_t nr = sp_runtime()->kernels->nr, panels = (job->model->config.layer.hidden + nr - 1) / nr;
 		run->chunk_tokens = CHUNK_TOKENS;

@@ -1,7 +1,7 @@
 /* rows.c: the input of a linear layer as its weight's format reads it: as it is, rounded to bfloat16, or in digits. */
 #include "sentpool.h"
 
-enum { MOST_DIGITS = 2, WATCH_GRAIN = 16 /* columns: a cache line */ };
+enum { MOST_DIGITS = 2 };
 
 static int rounds_to_bf16(enum sp_format format)
 {
@@ -33,8 +33,8 @@ struct sp_rows sp_rows_for(const struct sp_matrix *weight, const float *x, int64
                            struct sp_team *team)
 {
 	int64_t k = weight->cols, ld = sp_low_depth(k), first, end;
-	while (weight->ranges && sp_team_take(team, k, WATCH_GRAIN, &first, &end))
-		watch(weight->ranges + first, weight->ranges + k + first, x + first, ldx, N, end - first);
+	if (weight->ranges)
+		watch(weight->ranges, weight->ranges + k, x, ldx, N, k);
 	if (rounds_to_bf16(weight->format)) {
 		uint16_t *rounded = (uint16_t *)(void *)low;
 		while (sp_team_take(team, N, SP_ROW_GRAIN, &first, &end))

@@ -406,7 +406,7 @@ static PyMethodDef model_methods[] = {
          "2**(powers / 8), column by column; before that weight is loaded. int8 (cols,), from -64 to 64."},
 	{"watch", (PyCFunction)model_watch, METH_O,
          "watch($self, on)\n--\n\nKeep the ranges of the inputs of all linear layers, or stop; meanwhile the model is to be "
-         "used\nby one call at a time."},
+         "used\nby one thread, with threads=1."},
 	{"input_ranges", (PyCFunction)model_input_ranges, METH_NOARGS,
          "input_ranges($self)\n--\n\nBy name of a linear layer's (first) weight: the least and the largest input seen since\n"
          "watch(True), and the largest absolute weight, by column: three float32 (cols,)."},
