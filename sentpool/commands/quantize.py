@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     )
     print(f"{small.precision}: {small.precision.quality}")
     if options.json:
-        from sentpool.evaluation.report import write_json
+        from sentpool.evaluation.saved_result import write_json
 
         write_json(options.json, {"model": small.provenance(), "quality": vars(small.precision.quality)})
         print(f"saved {options.json}")

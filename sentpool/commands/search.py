@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
         index.save(options.save)
         print(f"saved {options.save}")
     if options.json:
-        from sentpool.evaluation.report import write_json
+        from sentpool.evaluation.saved_result import write_json
 
         write_json(options.json, {"corpus": options.corpus, "metric": index.metric, "results": found})
         print(f"saved {options.json}")

@@ -6,27 +6,25 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sentpool.checks import one_of
-from sentpool.evaluation import probe_result, report, retrieval_result, transfer_result
 from sentpool.evaluation.correlation import pearson, spearman
 from sentpool.evaluation.intervals import task_replicates
-from sentpool.evaluation.plain_tables import cut, number, page_as_html, page_as_text, pandas_module
+from sentpool.evaluation.plain_tables import cut, number, pandas_module
 from sentpool.evaluation.probe_result import ProbeResult
 from sentpool.evaluation.protocol import Difference, differences, label
-from sentpool.evaluation.report import COEFFICIENTS, STANDARD_SEVEN, Aggregates, STSResult, restored_nan, write_json
+from sentpool.evaluation.report import COEFFICIENTS, STANDARD_SEVEN, Aggregates, STSResult
 from sentpool.evaluation.resampling import mean_replicates
 from sentpool.evaluation.retrieval_result import RetrievalResult
-from sentpool.evaluation.saved_result import reading, saved_class
+from sentpool.evaluation.saved_result import SavedResult, restored_nan, saved_class
 from sentpool.evaluation.significance import Bootstrap, bootstrap_p, holm, percentile_interval, williams
 from sentpool.evaluation.tables import AVERAGE, percent
 from sentpool.evaluation.transfer_result import TransferResult
 
-FORMAT = "sentpool comparison 1"
 _NUMBERS = ("a", "b", "diff", "low", "high", "p", "p_holm", "williams_t", "williams_p")
 _MOST_ROWS = 20
 _NO_COSINES = (
@@ -109,7 +107,7 @@ def compare(
 
 
 @dataclass(repr=False, eq=False)
-class Comparison:
+class Comparison(SavedResult):
     """What `evaluation.compare` returns.
 
     Attributes
@@ -140,6 +138,8 @@ class Comparison:
         What was compared, and what it is computed from: "pairs", "texts" or "queries".
     bootstrap : Bootstrap
     """
+
+    FORMAT = "sentpool comparison 1"
 
     rows: list[dict[str, Any]]
     labels: dict[str, str]
@@ -180,43 +180,16 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON but for nan."""
-        content = {part.name: getattr(self, part.name) for part in fields(self)}
+        content = self._fields()
         content["differences"] = [one._asdict() for one in self.differences]
         content["bootstrap"] = self.bootstrap._asdict()
-        return {"format": FORMAT, "words": self.words, **content}
-
-    def save(self, path) -> None:
-        """Write `to_dict` as JSON, replacing the file in one step; nan is written as null.
-
-        Raises
-        ------
-        OSError
-            The file cannot be written; what was there before is untouched.
-        """
-        write_json(path, self.to_dict())
+        return {"format": self.FORMAT, "words": self.words, **content}
 
     @classmethod
-    def load(cls, path) -> Comparison:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        ValueError
-            The file is not a saved comparison, or of a later format.
-        """
-        with reading(path, FORMAT, cls) as content:
-            parts = {part.name: content[part.name] for part in fields(cls)}
-            parts["rows"] = [row | {name: restored_nan(row[name]) for name in _NUMBERS} for row in parts["rows"]]
-            parts["differences"] = [Difference(**one) for one in parts["differences"]]
-            return cls(**parts | {"bootstrap": Bootstrap(**parts["bootstrap"])})
-
-    def __repr__(self) -> str:
-        return page_as_text(self._head(), self._tables(), self._listed_differences())
-
-    def _repr_html_(self) -> str:
-        return page_as_html(self._head(), self._tables(), self._listed_differences())
+    def _restored(cls, parts):
+        parts["rows"] = [row | {name: restored_nan(row[name]) for name in _NUMBERS} for row in parts["rows"]]
+        parts["differences"] = [Difference(**one) for one in parts["differences"]]
+        return parts | {"bootstrap": Bootstrap(**parts["bootstrap"])}
 
     @property
     def _is_probe(self) -> bool:
@@ -250,7 +223,7 @@ class Comparison:
             cells += [_p(row["p"]), _p(row["p_holm"])]
         return [*cells, *[_p(row["williams_p"])] * williams_too, self.verdict(row)]
 
-    def _listed_differences(self) -> list[str]:
+    def _notes(self) -> list[str]:
         if not self.differences:
             return []
         return ["what differs (a and b):", *(f"- {one.words}" for one in self.differences)]
@@ -447,12 +420,7 @@ _PAIRS = {
     TransferResult: _TwoTransfers,
     RetrievalResult: _TwoRetrievals,
 }
-_SAVED = {
-    report.FORMAT: STSResult,
-    probe_result.FORMAT: ProbeResult,
-    transfer_result.FORMAT: TransferResult,
-    retrieval_result.FORMAT: RetrievalResult,
-}
+_SAVED = {result.FORMAT: result for result in _PAIRS}
 
 
 def _result(name: str, value):

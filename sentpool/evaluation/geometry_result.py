@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,12 @@ import numpy as np
 from sentpool.config_report import versions
 from sentpool.errors import shown
 from sentpool.evaluation.measures import LAYER, MEASURES, SPACE, Measure
-from sentpool.evaluation.plain_tables import cut, number, page_as_html, page_as_text, pandas_module
-from sentpool.evaluation.report import restored_nan, write_json
-from sentpool.evaluation.saved_result import reading
-
-FORMAT = "sentpool geometry result 1"
+from sentpool.evaluation.plain_tables import cut, number, pandas_module
+from sentpool.evaluation.saved_result import SavedResult, restored_nan, write_json
 
 
 @dataclass(repr=False, eq=False)
-class GeometryResult:
+class GeometryResult(SavedResult):
     """The geometry of the spaces that layers and poolings make.
 
     `.mean_cosine`, `.mean_cosine_centred`, `.uniformity`, `.alignment`, `.effective_rank` and `.isoscore` are those of
@@ -61,6 +58,8 @@ class GeometryResult:
     >>> result.spectrum(4, "cls")                                   # doctest: +SKIP
     >>> result.to_frame().plot(y="effective_rank")                  # doctest: +SKIP
     """
+
+    FORMAT = "sentpool geometry result 1"
 
     rows: list[dict[str, Any]]
     own: dict[str, Any]
@@ -199,9 +198,8 @@ class GeometryResult:
 
     def to_dict(self, spectra: bool = False) -> dict[str, Any]:
         """Everything, ready for JSON but for nan; `spectra` as in `save`."""
-        content = {part.name: getattr(self, part.name) for part in fields(self)}
-        content["spectra"] = [spectrum.tolist() for spectrum in self.spectra] if spectra else []
-        return {"format": FORMAT, **content}
+        spectra = [spectrum.tolist() for spectrum in self.spectra] if spectra else []
+        return super().to_dict() | {"spectra": spectra}
 
     def save(self, path, spectra: bool = False) -> None:
         """Write `to_dict` as JSON, replacing the file in one step; nan is written as null.
@@ -220,28 +218,11 @@ class GeometryResult:
         write_json(path, self.to_dict(spectra))
 
     @classmethod
-    def load(cls, path) -> GeometryResult:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        ValueError
-            The file is not a saved result, or of a later format.
-        """
-        with reading(path, FORMAT, cls) as content:
-            parts = {part.name: content[part.name] for part in fields(cls)}
-            for rows, names in (("rows", SPACE), ("layer_rows", LAYER)):
-                parts[rows] = [row | {name: restored_nan(row[name]) for name in names} for row in parts[rows]]
-            parts["spectra"] = [np.array(spectrum, dtype=np.float64) for spectrum in parts["spectra"]]
-            return cls(**parts)
-
-    def __repr__(self) -> str:
-        return page_as_text(self._head(), self._tables())
-
-    def _repr_html_(self) -> str:
-        return page_as_html(self._head(), self._tables())
+    def _restored(cls, parts):
+        for rows, names in (("rows", SPACE), ("layer_rows", LAYER)):
+            parts[rows] = [row | {name: restored_nan(row[name]) for name in names} for row in parts[rows]]
+        parts["spectra"] = [np.array(spectrum, dtype=np.float64) for spectrum in parts["spectra"]]
+        return parts
 
     def _of_own(self, measure: str) -> float:
         return self.rows[self._index(self.own["layers"], self.own["tokens"], "")][measure]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,11 @@ from sentpool.evaluation.geometry_result import GeometryResult, measured_cells
 from sentpool.evaluation.layer_geometry import geometry
 from sentpool.evaluation.layer_probe import probe
 from sentpool.evaluation.measures import LAYER, MEASURES, SPACE
-from sentpool.evaluation.plain_tables import number, page_as_html, page_as_text, pandas_module
+from sentpool.evaluation.plain_tables import number, pandas_module
 from sentpool.evaluation.probe_result import ProbeResult
-from sentpool.evaluation.report import restored_nan, write_json
-from sentpool.evaluation.saved_result import reading
+from sentpool.evaluation.saved_result import SavedResult, restored_nan
 from sentpool.evaluation.tables import percent
 
-FORMAT = "sentpool layers result 1"
 _NUMBERS = ("rank_correlation", "score", "best_score")
 
 
@@ -94,7 +92,7 @@ def layers(
 
 
 @dataclass(repr=False, eq=False)
-class LayersResult:
+class LayersResult(SavedResult):
     """What `evaluation.layers` returns.
 
     Attributes
@@ -117,6 +115,8 @@ class LayersResult:
     model, encoding, data, seconds, versions : dict
         As in `STSResult`.
     """
+
+    FORMAT = "sentpool layers result 1"
 
     rows: list[dict[str, Any]]
     findings: list[dict[str, Any]]
@@ -180,42 +180,11 @@ class LayersResult:
         """
         return pandas_module().DataFrame(self.rows)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON but for nan."""
-        return {"format": FORMAT, **{part.name: getattr(self, part.name) for part in fields(self)}}
-
-    def save(self, path) -> None:
-        """Write `to_dict` as JSON, replacing the file in one step; nan is written as null.
-
-        Raises
-        ------
-        OSError
-            The file cannot be written; what was there before is untouched.
-        """
-        write_json(path, self.to_dict())
-
     @classmethod
-    def load(cls, path) -> LayersResult:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        ValueError
-            The file is not a saved result, or of a later format.
-        """
-        with reading(path, FORMAT, cls) as content:
-            parts = {part.name: content[part.name] for part in fields(cls)}
-            for rows, names in (("rows", ("score", *MEASURES)), ("findings", _NUMBERS)):
-                parts[rows] = [row | {name: restored_nan(row[name]) for name in names} for row in parts[rows]]
-            return cls(**parts)
-
-    def __repr__(self) -> str:
-        return page_as_text(self._head(), self._tables())
-
-    def _repr_html_(self) -> str:
-        return page_as_html(self._head(), self._tables())
+    def _restored(cls, parts):
+        for rows, names in (("rows", ("score", *MEASURES)), ("findings", _NUMBERS)):
+            parts[rows] = [row | {name: restored_nan(row[name]) for name in names} for row in parts[rows]]
+        return parts
 
     def _head(self) -> Iterator[str]:
         yield f"Layers of {self.model.get('name', 'a model')}: which measure finds the best one?"

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sentpool.checks import one_of, positive_integer
 from sentpool.config_report import versions
-from sentpool.evaluation.plain_tables import cut, page_as_html, page_as_text
-from sentpool.evaluation.report import AGGREGATION, STANDARD_SEVEN, Aggregates, restored_nan, write_json
-from sentpool.evaluation.saved_result import reading
+from sentpool.evaluation.plain_tables import cut
+from sentpool.evaluation.report import AGGREGATION, STANDARD_SEVEN, Aggregates
+from sentpool.evaluation.saved_result import SavedResult, restored_nan
 from sentpool.evaluation.tables import percent
-
-FORMAT = "sentpool probe result 1"
 
 
 @dataclass(repr=False, eq=False)
-class ProbeResult:
+class ProbeResult(SavedResult):
     """What `evaluation.probe` returns.
 
     Attributes
@@ -39,6 +37,8 @@ class ProbeResult:
     skipped, model, encoding, data, seconds, versions : dict
         As in `STSResult`; ``encoding["encoded_again_for"]`` names poolings that needed a further pass.
     """
+
+    FORMAT = "sentpool probe result 1"
 
     rows: list[dict[str, Any]]
     layer_weights: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -124,45 +124,14 @@ class ProbeResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON but for nan."""
-        return {
-            "format": FORMAT,
-            "measure": "correlation of cosine similarity with gold scores, in [-1, 1]",
-            "aggregation": AGGREGATION,
-            **{part.name: getattr(self, part.name) for part in fields(self)},
-        }
-
-    def save(self, path) -> None:
-        """Write `to_dict` as JSON, replacing the file in one step; nan is written as null.
-
-        Raises
-        ------
-        OSError
-            The file cannot be written; what was there before is untouched.
-        """
-        write_json(path, self.to_dict())
+        measure = "correlation of cosine similarity with gold scores, in [-1, 1]"
+        return {"format": self.FORMAT, "measure": measure, "aggregation": AGGREGATION, **self._fields()}
 
     @classmethod
-    def load(cls, path) -> ProbeResult:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        ValueError
-            The file is not a saved result, or of a later format.
-        """
-        with reading(path, FORMAT, cls) as content:
-            parts = {part.name: content[part.name] for part in fields(cls)}
-            coefficients = ("spearman", "pearson")
-            parts["rows"] = [row | {name: restored_nan(row[name]) for name in coefficients} for row in parts["rows"]]
-            return cls(**parts)
-
-    def __repr__(self) -> str:
-        return page_as_text(self._head(), self._tables(), self._notes())
-
-    def _repr_html_(self) -> str:
-        return page_as_html(self._head(), self._tables(), self._notes())
+    def _restored(cls, parts):
+        coefficients = ("spearman", "pearson")
+        parts["rows"] = [row | {name: restored_nan(row[name]) for name in coefficients} for row in parts["rows"]]
+        return parts
 
     def _notes(self) -> list[str]:
         return [f"not scored: {why}" for why in self.skipped.values()]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sentpool.atomic_file import replacing
 from sentpool.config_report import versions
 from sentpool.evaluation import tables
 from sentpool.evaluation.plain_tables import pandas_module
-from sentpool.evaluation.saved_result import reading
+from sentpool.evaluation.saved_result import reading, restored_nan, write_json
 from sentpool.evaluation.significance import Bootstrap, Interval
 from sentpool.evaluation.similarity_data import SUBSETS, task_name
 
-FORMAT = "sentpool STS result 1"
 STANDARD_SEVEN = (*SUBSETS, "STSB-test", "SICKR-test")
 COEFFICIENTS = ("spearman", "pearson")
 AGGREGATION = {
@@ -27,8 +22,6 @@ AGGREGATION = {
     "mean": "mean of the correlations of the task's subsets",
     "wmean": "that mean weighted by pairs",
 }
-# As json.dumps writes one, a number a line; a string holds no line break.
-_LIST_OF_NUMBERS = re.compile(r"\[\n\s+(?:(?:-?\d[-+.\de]*|null),?\s+)+\]")
 
 
 class Aggregates(NamedTuple):
@@ -93,6 +86,8 @@ class STSResult(Mapping):
     >>> result.interval("STS15", "wmean")                  # doctest: +SKIP
     >>> result.save("minilm.json")                         # doctest: +SKIP
     """
+
+    FORMAT = "sentpool STS result 1"
 
     tasks: dict[str, TaskScores]
     pairs: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]
@@ -223,7 +218,7 @@ class STSResult(Mapping):
             The file cannot be written; what was there before is untouched.
         """
         content = {
-            "format": FORMAT,
+            "format": self.FORMAT,
             "measure": "correlation of cosine similarity with gold scores, in [-1, 1]",
             "aggregation": AGGREGATION,
             "tasks": {task: _task_to_json(scores) for task, scores in self.items()},
@@ -255,7 +250,7 @@ class STSResult(Mapping):
         ValueError
             The file is not a saved result, or of a later format.
         """
-        with reading(path, FORMAT, cls) as content:
+        with reading(path, cls.FORMAT, cls) as content:
             return cls(
                 tasks={task: _task_from_json(scores) for task, scores in content["tasks"].items()},
                 pairs={
@@ -346,31 +341,6 @@ def _average_to_json(result: STSResult) -> dict[str, Any] | None:
     if spearman is None or pearson is None:
         return None
     return {"tasks": STANDARD_SEVEN, "spearman": spearman._asdict(), "pearson": pearson._asdict()}
-
-
-def write_json(path, content) -> None:
-    """Write a result as JSON, replacing the file in one step; JSON knows no NaN: it is written as null."""
-    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-    text = _LIST_OF_NUMBERS.sub(
-        lambda numbers: re.sub(r"\s+", " ", numbers[0]).replace("[ ", "[").replace(" ]", "]"), text
-    )
-    with replacing(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace") + b"\n")
-
-
-def _without_nan(content):
-    if isinstance(content, dict):
-        return {str(key): _without_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    if isinstance(content, np.generic):
-        content = content.item()
-    return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def restored_nan(value: float | None) -> float:
-    """What `write_json` wrote for a number."""
-    return math.nan if value is None else float(value)
 
 
 def _array(values: list[float]) -> np.ndarray:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from sentpool.config_report import versions
-from sentpool.evaluation.plain_tables import number, page_as_html, page_as_text, pandas_module
-from sentpool.evaluation.report import restored_nan, write_json
-from sentpool.evaluation.saved_result import reading
+from sentpool.evaluation.plain_tables import number, pandas_module
+from sentpool.evaluation.saved_result import SavedResult, restored_nan
 from sentpool.evaluation.significance import Bootstrap, Interval
 
-FORMAT = "sentpool retrieval result 1"
 _DIGITS = 4
 
 
 @dataclass(repr=False, eq=False)
-class RetrievalResult(Mapping):
+class RetrievalResult(SavedResult, Mapping):
     """A mapping from measure, in ir-measures' names, to its mean over the queries.
 
     Attributes
@@ -43,6 +41,8 @@ class RetrievalResult(Mapping):
     >>> result.per_query["AP"][result.queries.index("17")]     # doctest: +SKIP
     >>> result.to_frame()                                      # doctest: +SKIP
     """
+
+    FORMAT = "sentpool retrieval result 1"
 
     per_query: dict[str, np.ndarray]
     queries: list[str]
@@ -104,49 +104,26 @@ class RetrievalResult(Mapping):
         rows = [{"value": value, **ends.get(name, {})} for name, value in self.items()]
         return pandas.DataFrame(rows, index=pandas.Index(list(self), name="measure"))
 
-    def save(self, path) -> None:
-        """Write the result, every query's values and what reproduces it as JSON, replacing the file in one step.
-
-        Raises
-        ------
-        OSError
-            The file cannot be written; what was there before is untouched.
-        """
-        content = {part.name: getattr(self, part.name) for part in fields(self)}
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, every query's values too, ready for JSON but for nan."""
+        content = self._fields()
         content["per_query"] = {name: values.tolist() for name, values in self.per_query.items()}
         content["bootstrap"] = None if self.bootstrap is None else self.bootstrap._asdict()
         content["intervals"] = {name: interval._asdict() for name, interval in self.intervals.items()}
-        write_json(path, {"format": FORMAT, "measures": dict(self), **content})
+        return {"format": self.FORMAT, "measures": dict(self), **content}
 
     @classmethod
-    def load(cls, path) -> RetrievalResult:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        ValueError
-            The file is not a saved result, or of a later format.
-        """
-        with reading(path, FORMAT, cls) as content:
-            parts = {part.name: content[part.name] for part in fields(cls)}
-            parts["per_query"] = {
-                name: np.array([restored_nan(value) for value in values], dtype=np.float64)
-                for name, values in parts["per_query"].items()
-            }
-            parts["bootstrap"] = Bootstrap(**parts["bootstrap"]) if parts["bootstrap"] else None
-            parts["intervals"] = {
-                name: Interval(*(restored_nan(ends[end]) for end in Interval._fields))
-                for name, ends in parts["intervals"].items()
-            }
-            return cls(**parts)
-
-    def __repr__(self) -> str:
-        return page_as_text(self._head(), self._tables())
-
-    def _repr_html_(self) -> str:
-        return page_as_html(self._head(), self._tables())
+    def _restored(cls, parts):
+        parts["per_query"] = {
+            name: np.array([restored_nan(value) for value in values], dtype=np.float64)
+            for name, values in parts["per_query"].items()
+        }
+        parts["bootstrap"] = Bootstrap(**parts["bootstrap"]) if parts["bootstrap"] else None
+        parts["intervals"] = {
+            name: Interval(*(restored_nan(ends[end]) for end in Interval._fields))
+            for name, ends in parts["intervals"].items()
+        }
+        return parts
 
     def _of(self, values: dict[str, Any], measure: str):
         if measure not in values:

@@ -11,14 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sentpool.config_report import versions
-from sentpool.evaluation.plain_tables import page_as_html, page_as_text, pandas_module
-from sentpool.evaluation.report import write_json
+from sentpool.evaluation.plain_tables import pandas_module
 from sentpool.evaluation.resampling import mean_replicates
-from sentpool.evaluation.saved_result import reading
+from sentpool.evaluation.saved_result import SavedResult
 from sentpool.evaluation.significance import Bootstrap, Interval, percentile_interval
 from sentpool.evaluation.tables import interval_text, percent
-
-FORMAT = "sentpool transfer result 1"
 
 
 class Predicted(NamedTuple):
@@ -54,7 +51,7 @@ class Predicted(NamedTuple):
 
 
 @dataclass(repr=False, eq=False)
-class TransferResult(Mapping):
+class TransferResult(SavedResult, Mapping):
     """What `evaluation.transfer` returns: a mapping from task name to `Predicted`.
 
     Attributes
@@ -67,6 +64,8 @@ class TransferResult(Mapping):
     model, encoding, data, seconds, versions : dict
         As in `STSResult`.
     """
+
+    FORMAT = "sentpool transfer result 1"
 
     tasks: dict[str, Predicted]
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -139,14 +138,8 @@ class TransferResult(Mapping):
         ]
         return pandas.DataFrame(rows, index=pandas.Index(list(self), name="task"))
 
-    def save(self, path) -> None:
-        """Write the result, all predictions and what is needed to reproduce it as JSON, replacing the file in one step.
-
-        Raises
-        ------
-        OSError
-            The file cannot be written; what was there before is untouched.
-        """
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, all predictions too, ready for JSON."""
         tasks = {
             task: {
                 "accuracy": self.accuracy(task),
@@ -156,40 +149,23 @@ class TransferResult(Mapping):
             }
             for task, one in self.items()
         }
-        content = {name: getattr(self, name) for name in _FACTS}
         bootstrap = None if self.bootstrap is None else self.bootstrap._asdict()
-        write_json(path, {"format": FORMAT, "measure": "accuracy", "tasks": tasks, "bootstrap": bootstrap, **content})
+        return {"format": self.FORMAT, "measure": "accuracy", **self._fields(), "tasks": tasks, "bootstrap": bootstrap}
 
     @classmethod
-    def load(cls, path) -> TransferResult:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is no such file.
-        ValueError
-            The file is not a saved result, or of a later format.
-        """
-        with reading(path, FORMAT, cls) as content:
-            tasks = {
-                task: Predicted(
-                    one["classes"],
-                    np.array(one["answers"], dtype=np.int64),
-                    np.array(one["gold"], dtype=np.int64),
-                    one["strengths"],
-                    one["dev"],
-                )
-                for task, one in content["tasks"].items()
-            }
-            bootstrap = Bootstrap(**content["bootstrap"]) if content["bootstrap"] else None
-            return cls(tasks, bootstrap=bootstrap, **{name: content[name] for name in _FACTS})
-
-    def __repr__(self) -> str:
-        return page_as_text(self._head(), self._tables())
-
-    def _repr_html_(self) -> str:
-        return page_as_html(self._head(), self._tables())
+    def _restored(cls, parts):
+        parts["tasks"] = {
+            task: Predicted(
+                one["classes"],
+                np.array(one["answers"], dtype=np.int64),
+                np.array(one["gold"], dtype=np.int64),
+                one["strengths"],
+                one["dev"],
+            )
+            for task, one in parts["tasks"].items()
+        }
+        parts["bootstrap"] = Bootstrap(**parts["bootstrap"]) if parts["bootstrap"] else None
+        return parts
 
     def _head(self) -> list[str]:
         facts = {**self.model, **self.encoding}
@@ -212,9 +188,6 @@ class TransferResult(Mapping):
             ["task", "", "texts", "classes", "accuracy", *interval, "majority", "C"],
             rows,
         )
-
-
-_FACTS = ("protocol", "model", "encoding", "data", "seconds", "versions")
 
 
 def _strengths(strengths: list[float]) -> str:
