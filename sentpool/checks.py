@@ -10,6 +10,13 @@ import numpy as np
 from sentpool.errors import shown
 
 _LARGEST = 2**31 - 1
+_INTEGERS = (int, np.integer)
+
+
+def _check_type(name: str, value: object, types: tuple[type, ...], expected: str) -> None:
+    """Raise TypeError unless `value` is of one of the types; a bool is no number."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
+        raise TypeError(f"{name} must be {expected}, not {type(value).__name__} {shown(value)}")
 
 
 def positive_integer(name: str, value: object) -> int:
@@ -22,8 +29,7 @@ def positive_integer(name: str, value: object) -> int:
     ValueError
         If it is below 1 or above 2**31 - 1.
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a positive integer, not {type(value).__name__} {shown(value)}")
+    _check_type(name, value, _INTEGERS, "a positive integer")
     if not 1 <= value <= _LARGEST:
         raise ValueError(f"{name} is {shown(value)}; it must be a positive integer below 2**31")
     return int(value)
@@ -39,8 +45,7 @@ def positive_number(name: str, value: object) -> float:
     ValueError
         If it is not above 0, or infinite.
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number above 0, not {type(value).__name__} {shown(value)}")
+    _check_type(name, value, (*_INTEGERS, float, np.floating), "a number above 0")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {shown(value)}; it must be a number above 0")
     return float(value)
@@ -56,8 +61,7 @@ def seed(name: str, value: object) -> int:
     ValueError
         If it is below 0 or above 2**64 - 1.
     """
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer from 0 to 2**64 - 1, not {type(value).__name__} {shown(value)}")
+    _check_type(name, value, _INTEGERS, "an integer from 0 to 2**64 - 1")
     if not 0 <= value < 2**64:
         raise ValueError(f"{name} is {shown(value)}; it must be an integer from 0 to 2**64 - 1")
     return int(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sentpool.commands.options import add_json, check_output, positive
+from sentpool.commands.options import add_json, check_result_files, positive, save_result
 
 PURPOSE = "say whether two saved results differ by more than chance, and why"
 EXAMPLE = "sentpool compare minilm.json bert.json --aggregation wmean --json comparison.json"
@@ -22,8 +22,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from sentpool import evaluation
 
-    if options.json:
-        check_output(options.json)
+    check_result_files(options)
     result = evaluation.compare(
         options.a,
         options.b,
@@ -32,6 +31,4 @@ def run(options: argparse.Namespace) -> None:
         resamples=options.resamples,
     )
     print(result)
-    if options.json:
-        result.save(options.json)
-        print(f"saved {options.json}")
+    save_result(options, result)

@@ -12,9 +12,8 @@ from sentpool.commands.options import (
     check_result_files,
     load,
     names,
-    save_result_files,
+    report,
     say_if_sample,
-    speed,
 )
 
 PURPOSE = "measure how the layers and poolings of a model use their space"
@@ -63,9 +62,4 @@ def run(options: argparse.Namespace) -> None:
         result = evaluation.geometry(
             model, options.data, tokens=options.tokens, poolings=options.pooling, after=options.after, **shared
         )
-    result.seconds["load"] = loaded
-    print(result)
-    if "encode" in result.seconds:
-        print()
-        print(speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
-    save_result_files(options, result, plotting.geometry_figure)
+    report(options, result, loaded, plotting.geometry_figure)

@@ -30,30 +30,43 @@ def add_result_files(verb: argparse.ArgumentParser, plot: str) -> None:
     verb.add_argument("--plot", metavar="FILE.png", help=f"save {plot} (needs matplotlib)")
 
 
-def add_json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", metavar="FILE.json", help="save the result and what reproduces it")
+def add_json(verb: argparse.ArgumentParser, *further_names: str) -> None:
+    verb.add_argument(
+        *further_names, "--json", dest="json", metavar="FILE.json", help="save the result and what reproduces it"
+    )
 
 
 def check_result_files(options: argparse.Namespace) -> None:
-    """Raise for what cannot be written, before the long part."""
-    from sentpool import plotting
-
-    for path in filter(None, (options.json, options.plot)):
+    """Raise for what cannot be written of what --json and --plot ask for, before the long part."""
+    plot = getattr(options, "plot", None)
+    for path in filter(None, (options.json, plot)):
         check_output(path)
-    if options.plot:
-        plotting.check_format(options.plot)
+    if plot:
+        from sentpool import plotting
+
+        plotting.check_format(plot)
 
 
-def save_result_files(options: argparse.Namespace, result, figure) -> None:
-    """What --json and --plot ask for; `figure` draws a result."""
-    from sentpool import plotting
+def report(options: argparse.Namespace, result, loaded: float, figure=None) -> None:
+    """Print a result and what it took, and write what --json and --plot ask for; `figure` draws the result."""
+    result.seconds["load"] = loaded
+    print(result)
+    if "encode" in result.seconds:
+        print()
+        print(speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
+    save_result(options, result)
+    if figure is not None and options.plot:
+        from sentpool import plotting
 
+        plotting.save(figure(result), options.plot)
+        print(f"saved {options.plot}")
+
+
+def save_result(options: argparse.Namespace, result) -> None:
+    """What --json asks for."""
     if options.json:
         result.save(options.json)
         print(f"saved {options.json}")
-    if options.plot:
-        plotting.save(figure(result), options.plot)
-        print(f"saved {options.plot}")
 
 
 def add_model(verb: argparse.ArgumentParser) -> None:

@@ -11,9 +11,8 @@ from sentpool.commands.options import (
     add_sts_data,
     check_result_files,
     load,
-    save_result_files,
+    report,
     say_if_sample,
-    speed,
 )
 
 PURPOSE = "score every layer and every pooling of a model, in one pass"
@@ -44,8 +43,4 @@ def run(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         threads=options.threads,
     )
-    result.seconds["load"] = loaded
-    print(result)
-    print()
-    print(speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
-    save_result_files(options, result, plotting.probe_figure)
+    report(options, result, loaded, plotting.probe_figure)

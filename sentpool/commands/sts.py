@@ -6,13 +6,14 @@ import argparse
 
 from sentpool.commands.options import (
     add_encoding,
+    add_json,
     add_model,
     add_pooling,
     add_sts_data,
-    check_output,
+    check_result_files,
     load,
+    report,
     say_if_sample,
-    speed,
 )
 
 PURPOSE = "score a model on semantic textual similarity"
@@ -22,7 +23,7 @@ EXAMPLE = "sentpool sts all-MiniLM-L6-v2/ data/sts --tasks STS12,STSB-test --out
 def arguments(verb: argparse.ArgumentParser) -> None:
     add_model(verb)
     add_sts_data(verb)
-    verb.add_argument("--output", "--json", metavar="FILE.json", help="save the result and what reproduces it")
+    add_json(verb, "--output")
     add_encoding(verb)
     add_pooling(verb)
 
@@ -30,8 +31,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from sentpool import evaluation
 
-    if options.output:
-        check_output(options.output)
+    check_result_files(options)
     model, loaded = load(options, pooling=options.pooling)
     say_if_sample(options)
     result = evaluation.sts(
@@ -41,10 +41,4 @@ def run(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         threads=options.threads,
     )
-    result.seconds["load"] = loaded
-    print(result)
-    print()
-    print(speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
-    if options.output:
-        result.save(options.output)
-        print(f"saved {options.output}")
+    report(options, result, loaded)

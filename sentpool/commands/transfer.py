@@ -9,11 +9,11 @@ from sentpool.commands.options import (
     add_json,
     add_model,
     add_pooling,
-    check_output,
+    check_result_files,
     load,
     names,
     positive,
-    speed,
+    report,
 )
 
 PURPOSE = "classify labelled texts by a logistic regression on their vectors"
@@ -38,8 +38,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from sentpool import evaluation
 
-    if options.json:
-        check_output(options.json)
+    check_result_files(options)
     model, loaded = load(options, pooling=options.pooling)
     result = evaluation.transfer(
         model,
@@ -49,10 +48,4 @@ def run(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         threads=options.threads,
     )
-    result.seconds["load"] = loaded
-    print(result)
-    print()
-    print(speed(loaded, result.seconds["encode"], result.encoding["sentences"]))
-    if options.json:
-        result.save(options.json)
-        print(f"saved {options.json}")
+    report(options, result, loaded)
