@@ -369,7 +369,7 @@ def decoder(seed=9):
 
 def trained(model, steps=3, **options):
     """A model that learned with an MLM loss beside its own, and the history."""
-    options = {"mlm_weight": 0.5, "batch_size": 4, "learning_rate": 1e-2, "max_steps": steps, "dropout": 0.1} | options
+    options = {"mlm_weight": 0.5, "batch_size": 4, "learning_rate": 1e-3, "max_steps": steps, "dropout": 0.1} | options
     texts = [
         "the cat sat on the mat",
         "big dog runs",

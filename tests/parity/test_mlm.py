@@ -179,7 +179,7 @@ def test_a_trained_head_opens_in_transformers(family, tied, tmp_path):
         config = transformers.AutoConfig.from_pretrained(folder, tie_word_embeddings=False)
         transformers.AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     model = SentenceEncoder(folder)
-    trainer = Trainer(model, objectives.InfoNCE(), mlm_weight=0.5, batch_size=4, learning_rate=1e-2, max_steps=3)
+    trainer = Trainer(model, objectives.InfoNCE(), mlm_weight=0.5, batch_size=4, learning_rate=1e-3, max_steps=3)
     trainer.fit(["the cat sat on the mat", "big dog runs", "a happy cat", "the dog", "small cat", "a mat", "big mat"])
     model.save_pretrained(tmp_path / "saved")
     reference, loading = transformers.AutoModelForMaskedLM.from_pretrained(
