@@ -135,7 +135,11 @@ class MLMHead:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The parameters by the names of transformers, as a checkpoint holds them."""
-        return {self.names[part]: array for part, array in self.parameters.items() if part not in self.absent}
+        tensors = {self.names[part]: array for part, array in self.parameters.items() if part not in self.absent}
+        if not self.is_tied and self.names["bias"] in ("lm_head.bias", "predictions.bias"):
+            # transformers 5 reads the bias of RoBERTa's and ALBERT's untied decoders by this name, 4 by either.
+            tensors[self.names["decoder.weight"].replace("weight", "bias")] = self.parameters["bias"]
+        return tensors
 
 
 def read_head(folder: Path, config: EncoderConfig, seed: int) -> MLMHead:
