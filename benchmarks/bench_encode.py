@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -40,7 +39,7 @@ def run(settings: Settings) -> dict:
         with ExitStack() as stack:
             workers = open_workers(stack, [p for p in peers if _runs(p, model)], model, settings)
             for workload in workloads:
-                say(f"{model.name}, {workload.name}: {len(workload.texts)} texts, {workload.tokens} tokens")
+                results.say(f"{model.name}, {workload.name}: {len(workload.texts)} texts, {workload.tokens} tokens")
                 content["throughput"].append(throughput(workers, workload, settings, isa))
             sentences = short_sentences(model, settings)
             if model.name in LATENCY_CALLS and sentences:
@@ -73,7 +72,7 @@ def available(settings: Settings) -> tuple[list[Peer], dict[str, str]]:
             found.append(peer)
         except PeerFailed as error:
             missing[peer.name] = str(error)
-            say(f"not here: {peer.name} ({error})")
+            results.say(f"not here: {peer.name} ({error})")
     return found, missing
 
 
@@ -81,14 +80,14 @@ def open_workers(stack: ExitStack, peers: list[Peer], model: models.Model, setti
     """A process per peer with the model loaded, sentpool's first; without those that cannot load it."""
     workers = []
     for peer in peers:
-        say(f"{model.name}: loading {peer.name}")
+        results.say(f"{model.name}: loading {peer.name}")
         try:
             prepare(peer, model, settings)
             worker = stack.enter_context(Worker(peer, settings))
             worker.open(model)
             workers.append(worker)
         except PeerFailed as error:
-            say(f"  left out: {error}")
+            results.say(f"  left out: {error}")
     return workers
 
 
@@ -105,7 +104,7 @@ def throughput(workers: list[Worker], workload: texts.Workload, settings: Settin
     for result in measured.values():
         result["passes"] = []
     for number in range(settings.rounds):
-        say(f"  round {number + 1} of {settings.rounds}")
+        results.say(f"  round {number + 1} of {settings.rounds}")
         before = fma_peak(isa, settings.threads)
         for worker, result in measured.items():
             done = watched(worker, "encode", name=workload.name)
@@ -126,7 +125,7 @@ def throughput(workers: list[Worker], workload: texts.Workload, settings: Settin
 def latency(workers: list[Worker], sentences: texts.Workload, settings: Settings, isa: str) -> dict:
     """Median seconds of single calls, in rounds as `throughput`'s passes."""
     calls = 20 if settings.quick else LATENCY_CALLS[sentences.model.name]
-    say(f"{sentences.model.name}: one sentence of {LATENCY_TOKENS} tokens at a time")
+    results.say(f"{sentences.model.name}: one sentence of {LATENCY_TOKENS} tokens at a time")
 
     def single_calls(worker: Worker) -> dict:
         done = watched(worker, "latency", name=sentences.name, calls=calls)
@@ -178,9 +177,9 @@ def agreeing(
                 raise PeerFailed(f"computes something else: its embeddings differ by {difference:.1e}")
         except PeerFailed as error:
             left_out[worker.peer.name] = str(error)
-            say(f"  {worker.peer.name}, left out: {error}")
+            results.say(f"  {worker.peer.name}, left out: {error}")
             continue
-        say(f"  {worker.peer.name}: {report.settings_text(chosen)}; differs from sentpool by {difference:.1e}")
+        results.say(f"  {worker.peer.name}: {report.settings_text(chosen)}; differs from sentpool by {difference:.1e}")
         lowest = float((embeddings * reference).sum(1).min())
         agreed[worker] = {"settings": chosen, "difference": difference, "lowest_cosine": lowest}
     return agreed, left_out
@@ -215,7 +214,7 @@ def short_sentences(model: models.Model, settings: Settings) -> texts.Workload |
 def _workloads(model: models.Model, counts: dict[str, int], settings: Settings) -> list[texts.Workload]:
     found = {source: texts.read(source, settings.data) for source in counts}
     if not any(found.values()):
-        say(f"no texts in {settings.data}: the sentences bundled with sentpool take their place")
+        results.say(f"no texts in {settings.data}: the sentences bundled with sentpool take their place")
         found, counts = {"sample": texts.sample_sentences(settings.data)}, {"sample": 400}
     part = 40 if settings.quick else 1
     return [texts.workload(source, model, lines[: counts[source] // part]) for source, lines in found.items() if lines]
@@ -238,10 +237,6 @@ def _runs(peer: Peer, model: models.Model) -> bool:
     if model.name.startswith("small"):
         return peer.only == model.name or peer.name in ("sentpool", "onnxruntime")
     return not peer.only
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 from contextlib import ExitStack
 
 import peak
@@ -40,7 +39,7 @@ def _model(model: Model, steps: int, settings: Settings) -> dict:
     with ExitStack() as stack:
         workers = {}
         for peer in peers:
-            say(f"{model.name}: {peer.name} warms up")
+            results.say(f"{model.name}: {peer.name} warms up")
             try:
                 worker = stack.enter_context(Worker(peer, settings))
                 worker.open(model)
@@ -53,7 +52,7 @@ def _model(model: Model, steps: int, settings: Settings) -> dict:
             found[peer.name] = {"seconds": [], "cpu": [], "losses": []}
         probes = []
         for number in range(settings.rounds):
-            say(f"  round {number + 1} of {settings.rounds}")
+            results.say(f"  round {number + 1} of {settings.rounds}")
             probes.append(peak.fma_peak(_isa(), settings.threads))
             for name, worker in workers.items():
                 answer = worker.ask("train", **_what(work, steps))
@@ -66,10 +65,6 @@ def _model(model: Model, steps: int, settings: Settings) -> dict:
                 if peer.name != "sentpool":
                     found[peer.name]["versions"] = versions(peer, settings)
     return {"tokens": _tokens(work), "flop": FORWARDS * _flop(work), "peak_gflops": probes, "peers": found}
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def _what(work: Workload, steps: int) -> dict:

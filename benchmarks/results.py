@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -39,6 +40,11 @@ def record(settings: Settings, section: str, content: dict) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def say(text: str) -> None:
+    """How far a run is: beside its tables, not among them."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def run_alone(description: str, section: str, run: Callable[[Settings], dict], table: Callable[[dict], str]) -> Path:

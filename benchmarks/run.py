@@ -16,7 +16,7 @@ from settings import HERE, Settings, read_settings
 def main() -> None:
     settings = read_settings(__doc__)
     if warning := machine.idle_warning():
-        bench_encode.say(warning)
+        results.say(warning)
     sections = {
         "kernels": (bench_kernels.run, report.kernel_tables),
         "scaling": (bench_scaling.run, report.scaling_tables),
