@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import builtins
-import html.parser
 import json
 import math
 import os
 
 import numpy as np
 import pytest
+from html_tags import TagCounter
 
 from sentpool.evaluation import STSResult
 from sentpool.evaluation.report import STANDARD_SEVEN, Aggregates, SubsetScores, TaskScores
@@ -103,22 +103,6 @@ def test_text_table_without_average_or_subsets():
     assert "subset " not in text
     assert text.endswith("not scored: no STS12 here")
     assert repr(make_result(()))
-
-
-class TagCounter(html.parser.HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.open, self.seen, self.text = [], set(), []
-
-    def handle_starttag(self, tag, attrs):
-        self.open.append(tag)
-        self.seen.add(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def test_html_table_is_whole_and_escaped():
