@@ -52,46 +52,48 @@ INLINE vf smoothed(const float *x, const float *smooth, int64_t i, int64_t n)
 	return v * (n >= VL ? v_load(smooth + i) : v_load_part(smooth + i, n));
 }
 
-INLINE float fold(vf v, int largest)
+INLINE float least(vf v)
 {
 	float lane[VL];
 	memcpy(lane, &v, sizeof v);
-	for (int i = 1; i < VL; i++)
-		lane[0] = largest ? (lane[i] > lane[0] ? lane[i] : lane[0]) : (lane[i] < lane[0] ? lane[i] : lane[0]);
+	for (int half = VL / 2; half; half /= 2)
+		for (int i = 0; i < half; i++)
+			lane[i] = lane[i + half] < lane[i] ? lane[i + half] : lane[i];
 	return lane[0];
 }
 
 /* The range of a row and the factor that takes it to the digits; minima and maxima have no order to keep. */
 static struct sp_row_range find_range(float *factor, const float *x, const float *smooth, float largest, int64_t k)
 {
-	vf low = v_set(HUGE_VALF), high = v_set(-HUGE_VALF), poison = {0};
-	for (int64_t i = 0; i < k; i += VL) {
-		vf v = smoothed(x, smooth, i, k - i);
-		poison = poison + (v - v); /* NaN once a value is NaN or Inf */
-		if (k - i < VL) {          /* the last, partly filled vector: its zeros do not count */
-			float lane[VL];
-			memcpy(lane, &v, sizeof v);
-			for (int64_t j = k - i; j < VL; j++)
-				lane[j] = lane[0];
-			v = v_load(lane);
-		}
+	vf low = v_set(HUGE_VALF), high = low, poison = {0}; /* `high` is the least of -x */
+	int64_t i = 0;
+	for (; i + VL <= k; i += VL) {
+		vf v = smoothed(x, smooth, i, VL);
+		poison = v_fma(v, v_set(0), poison); /* NaN once a value is NaN or Inf */
 		low = v_min(v, low);
-		high = v_max(v, high);
+		high = v_min(-v, high);
 	}
-	float bad = 0;
-	for (int i = 0; i < VL; i++)
-		bad = bad + poison[i];
-	float least = fold(low, 0) + 0.0f, width = fold(high, 1) - least;
+	if (i < k) { /* the last, partly filled vector: its zeros do not count */
+		float lane[VL];
+		vf v = smoothed(x, smooth, i, k - i);
+		memcpy(lane, &v, sizeof v);
+		for (int64_t j = k - i; j < VL; j++)
+			lane[j] = lane[0];
+		v = v_load(lane);
+		poison = v_fma(v, v_set(0), poison);
+		low = v_min(v, low);
+		high = v_min(-v, high);
+	}
+	float first = least(low) + 0.0f, width = -least(high) - first;
 	*factor = width > 0 ? largest / width : 0;
-	return (struct sp_row_range){least, width / largest + bad};
+	return (struct sp_row_range){first, v_mask(poison != poison) ? NAN : width / largest};
 }
 
-/* x in digits: whole numbers 0 … largest, to nearest even. */
+/* x in digits: whole numbers 0 … largest, to nearest even; largest for NaN. Bits above the 16 lowest are not clean. */
 INLINE vi whole(vf x, float low, float factor, float largest)
 {
-	const vf round = v_set(12582912.0f); /* 1.5 * 2^23: what is added to it is rounded to a whole number */
-	vf scaled = v_min(v_max((x - low) * factor, v_set(0)), v_set(largest));
-	return (vi)(scaled + round) - (vi)round;
+	/* 1.5 * 2^23: what is added to it is rounded to a whole number, which is then its lowest bits */
+	return (vi)(v_min((x - low) * factor, v_set(largest)) + 12582912.0f);
 }
 
 INLINE void put(digit *q, vi whole_numbers, int64_t n)
@@ -116,7 +118,7 @@ static void quantize(void *q, int64_t ldq, struct sp_row_range *range, const flo
 			vi numbers = whole(smoothed(x, smooth, i, k - i), range[r].low, factor, largest);
 			if (digits == 2)
 				put(lower + i, numbers & 255, k - i);
-			put(upper + i, digits == 2 ? numbers >> 8 : numbers, k - i);
+			put(upper + i, digits == 2 ? numbers >> 8 & 255 : numbers & 255, k - i);
 		}
 		for (int64_t i = k; i < depth; i++) {
 			upper[i] = 0;

@@ -81,7 +81,6 @@ static void quantize_row(uint8_t *q, struct sp_row_range *range, const float *x,
 	memset(q, 0, (size_t)(digits * sp_low_depth(k)));
 	for (int64_t i = 0; i < k; i++) {
 		float scaled = ((smooth ? x[i] * smooth[i] : x[i]) - low) * factor;
-		scaled = scaled > 0 ? scaled : 0;
 		int number = (int)nearbyintf(scaled < largest ? scaled : largest);
 		q[i] = (uint8_t)(digits == 2 ? number / 256 : number);
 		if (digits == 2)
