@@ -249,8 +249,13 @@ class _FewWords:
     whole table would need more memory than a model in float32."""
 
     def __init__(self, folder, tokens: np.ndarray) -> None:
-        self._tokens = np.unique(tokens)
-        self._core = _core.Model(**folder.config.core_arguments() | {"vocab_size": len(self._tokens)})
+        arguments = folder.config.core_arguments()
+        padding = arguments.get("padding_id", -1)  # the token that has no position of its own, if the family has one
+        self._tokens = np.unique(np.append(tokens, padding) if padding >= 0 else tokens)
+        arguments["vocab_size"] = len(self._tokens)
+        if padding >= 0:
+            arguments["padding_id"] = int(np.searchsorted(self._tokens, padding))
+        self._core = _core.Model(**arguments)
         weights.load_into(self._core, folder.transformer_path, folder.config, folder.head_tensors, words=self._tokens)
         self._core.finish()
         self.watch, self.input_ranges = self._core.watch, self._core.input_ranges

@@ -240,6 +240,18 @@ def test_opening_calibrates_as_quantize_does(tmp_path, pooling):
     assert opened.encode(TEXTS).tobytes() == quantized.encode(TEXTS).tobytes()
 
 
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_part_of_the_model_calibrates_every_family_as_all_of_it_does(tmp_path, family):
+    folder = family_folder(tmp_path / "m", family)
+    texts = ["the cat sat on the mat", "a big dog runs", "unhappy", ""]
+    whole = SentenceEncoder(folder)
+    part = precision._FewWords(whole.folder, whole.tokenizer.encode(texts).ids)
+    batch = whole.tokenizer.encode(texts)
+    layers, tokens = range(whole.n_layers + 1), ("mean",)
+    states = [core.layer_states(batch.ids, batch.offsets, layers, tokens) for core in (whole._core, part)]
+    assert states[0].tobytes() == states[1].tobytes()
+
+
 def test_layers_above_the_pooling_are_calibrated_too(tmp_path):
     """A folder is opened with other poolings than the one that it was calibrated with."""
     folder = bert_folder(tmp_path / "m")
