@@ -81,9 +81,7 @@ class SentenceEncoder:
         self.pooling = self.folder.pooling if pooling is None else pooling
         self._trained: dict | None = None  # what a Trainer did to the weights
         self._mlm_head = None  # the MLMHead that it trained beside them
-        precision.open_into(
-            self, precision.saved(self.folder.transformer_path, wanted, self.folder.config.core_shapes()) or wanted
-        )
+        precision.open_into(self, precision.saved(self.folder, wanted) or wanted)
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | os.PathLike[str], **options) -> SentenceEncoder:
@@ -143,7 +141,9 @@ class SentenceEncoder:
     def quantize(
         self, sentences=None, *, dtype: str = "int8", int8: str | None = None, sts_folder=None, tasks=None
     ) -> SentenceEncoder:
-        """The same model in lower precision, and what that costs.
+        """The same model in lower precision, with settings of its own, and what that costs.
+
+        Its weights are read from the folder; other threads may encode with this model meanwhile.
 
         Parameters
         ----------
@@ -153,9 +153,9 @@ class SentenceEncoder:
         dtype : {"int8", "bfloat16"}
         int8 : {"balanced", "fast"}, optional
         sts_folder : str or Path, optional
-            STS data as for `evaluation.sts`: Spearman of both models goes into the quality.
+            STS data as for `evaluation.sts`: Spearman × 100 of both models goes into the quality.
         tasks : sequence of str, optional
-            Of these tasks only.
+            Of these tasks only; goes with `sts_folder`.
 
         Returns
         -------
@@ -168,6 +168,8 @@ class SentenceEncoder:
         TypeError, ValueError
             This model is not in float32 or was trained since it was opened, `sentences` is empty, or an argument has a
             value that is not allowed.
+        ModelFolderError
+            The folder has changed since it was opened.
 
         Examples
         --------

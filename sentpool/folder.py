@@ -117,8 +117,8 @@ class ModelFolder:
         changed = [name for name in sorted({*known, *found}) if known.get(name) != found.get(name)]
         if changed:
             raise ModelFolderError(
-                f"{self.path}: changed since the model was opened: {', '.join(changed)}; the model's files are copied "
-                f"from there: open it again"
+                f"{self.path}: changed since the model was opened: {', '.join(changed)}; the model's files are needed "
+                f"once more: open it again"
             )
 
 

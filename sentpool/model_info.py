@@ -117,7 +117,7 @@ def _int8(folder: ModelFolder) -> dict[str, Any] | None:
     for mode in precision.INT8_MODES:
         wanted = precision.check("int8", mode)
         try:
-            found = precision.saved(folder.transformer_path, wanted, folder.config.core_shapes())
+            found = precision.saved(folder, wanted)
         except ModelFolderError as error:
             return {"problem": str(error)}
         if found is None or found.quality is not None:

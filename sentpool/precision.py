@@ -21,46 +21,15 @@ from sentpool import _core, weights
 from sentpool.checks import one_of, sentence_list
 from sentpool.errors import ModelFolderError, shown
 from sentpool.fields import Fields, is_there
+from sentpool.precision_quality import Quality, measure, read_quality
+from sentpool.tensor_file import StoredTensor
 
 DTYPES = ("float32", "bfloat16", "int8")
 INT8_MODES = ("balanced", "fast")
 SCALES_FILE = "sentpool_int8.json"
+_FORMAT = 1
 # 2^(1/8) to this power is a factor of 256, beyond which smoothing never needs to go.
 _MOST = 64
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What a precision costs: cosines of embeddings to those in float32, and STS scores if they were asked for.
-
-    Attributes
-    ----------
-    sentences : str
-        On which sentences it was measured.
-    n : int
-        How many they are.
-    cosine_min, cosine_1_percent, cosine_mean : float
-        The lowest cosine, that which one sentence in a hundred stays below, and the mean.
-    sts : dict of str to (float, float) or None
-        For every task Spearman × 100 (`all`) in float32 and in this precision.
-    """
-
-    sentences: str
-    n: int
-    cosine_min: float
-    cosine_1_percent: float
-    cosine_mean: float
-    sts: dict[str, tuple[float, float]] | None = None
-
-    def __str__(self) -> str:
-        text = (
-            f"cosine to float32 on {self.n:,} sentences ({self.sentences}): lowest {self.cosine_min:.5f}, "
-            f"1 % below {self.cosine_1_percent:.5f}, mean {self.cosine_mean:.5f}"
-        )
-        if self.sts:
-            gaps = ", ".join(f"{task} {low - high:+.2f}" for task, (high, low) in self.sts.items())
-            text += f"; Spearman against float32: {gaps}"
-        return text
 
 
 @dataclass(frozen=True)
@@ -117,21 +86,24 @@ class Precision:
     def open_core(self, folder):
         """The folder's encoder as a `_core.Model` in this precision, its weights loaded."""
         core = _core.Model(**folder.config.core_arguments(), dtype=self.dtype, balanced=self.int8 == "balanced")
+        if self.powers is not None:
+            _check_layers(self.powers, core.linear_layers(), folder.transformer_path / SCALES_FILE)
         for name, powers in (self.powers or {}).items():
             core.smooth(name, powers)
         weights.load_into(core, folder.transformer_path, folder.config, folder.head_tensors)
         core.finish()
         return core
 
-    def save(self, folder: Path) -> None:
-        """Write `sentpool_int8.json` into a folder; nothing unless this is int8."""
+    def save(self, folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
+        """Write `sentpool_int8.json` into a folder with these weights; nothing unless this is int8."""
         if self.dtype != "int8":
             return
         quality = None if self.quality is None else vars(self.quality)
         content = {
-            "format": 1,
+            "format": _FORMAT,
             "int8": self.int8,
             "calibrated_on": self.calibrated_on,
+            "weights_sha256": weights.fingerprint(tensors),
             "quality": quality,
             "powers": {name: powers.tolist() for name, powers in (self.powers or {}).items()},
         }
@@ -154,33 +126,33 @@ def check(dtype: object, int8: object) -> Precision:
     return Precision(dtype, (int8 or "balanced") if dtype == "int8" else None)
 
 
-def saved(folder: Path, wanted: Precision, shapes: Mapping[str, tuple[int, ...]]) -> Precision | None:
-    """`wanted` with the powers that a folder holds; None where it holds none.
+def saved(folder, wanted: Precision) -> Precision | None:
+    """`wanted` with the powers that a ModelFolder holds; None where it holds none.
 
     Raises
     ------
     ModelFolderError
-        If the file is broken or does not fit the encoder, whose tensors have these shapes.
+        If the file is broken, or is not about the encoder that lies beside it.
     """
-    path = folder / SCALES_FILE
+    path = folder.transformer_path / SCALES_FILE
     if wanted.dtype != "int8" or not is_there(path):
         return None
     fields = Fields.read(path)
-    if fields.values.get("format") != 1:
-        raise fields.error("format", "1: another version of sentpool wrote this file; quantize the model anew")
+    if type(fields.values.get("format")) is not int or fields.values["format"] != _FORMAT:
+        raise fields.error("format", f"{_FORMAT}: another version of sentpool wrote this file; quantize the model anew")
+    shapes = folder.config.core_shapes()
     powers = {
         name: _powers(fields, name, values, shapes.get(name)) for name, values in fields.object("powers").values.items()
     }
+    tensors, _ = weights.match(folder.transformer_path, folder.config, folder.head_tensors)
+    if fields.string("weights_sha256") != weights.fingerprint(tensors):
+        raise ModelFolderError(
+            f"{path}: made for other weights than those beside it; quantize the model anew, or delete this file"
+        )
     precision = replace(wanted, powers=powers, calibrated_on=fields.string("calibrated_on"))
-    quality = fields.values.get("quality")
     # What was measured for the other mode says nothing of this one.
-    if fields.values.get("int8") == wanted.int8 and isinstance(quality, dict):
-        try:
-            sts = quality.pop("sts", None)
-            sts = None if sts is None else {task: tuple(pair) for task, pair in sts.items()}
-            return replace(precision, quality=Quality(**quality, sts=sts))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ModelFolderError(f"{path}: field 'quality' is not what sentpool writes ({error})") from error
+    if fields.choice("int8", INT8_MODES) == wanted.int8 and fields.has("quality"):
+        return replace(precision, quality=read_quality(fields.object("quality")))
     return precision
 
 
@@ -190,6 +162,14 @@ def _powers(fields: Fields, name: str, values: object, shape: tuple[int, ...] | 
         columns = "no tensor of this encoder" if shape is None else f"{shape[-1]} integers from -{_MOST} to {_MOST}"
         raise ModelFolderError(f"{fields.path}: powers of {shown(name)}: expected {columns}")
     return np.array(values, np.int8)
+
+
+def _check_layers(powers: Mapping[str, np.ndarray], linear_layers: Sequence[str], path: Path) -> None:
+    missing, others = set(linear_layers) - set(powers), set(powers) - set(linear_layers)
+    if missing:
+        raise ModelFolderError(f"{path}: powers of {shown(min(missing))} are missing; quantize the model anew")
+    if others:
+        raise ModelFolderError(f"{path}: powers of {shown(min(others))}: that is no first weight of a linear layer")
 
 
 def smoothing_powers(ranges: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -215,14 +195,6 @@ def nearest_power(ratio: np.ndarray) -> np.ndarray:
 _MIDDLES = np.array([0.5452538663326288, 0.6484197773255048, 0.7711054127039704, 0.9170040432046712])
 
 
-def measure(embeddings: np.ndarray, reference: np.ndarray, sentences: str) -> Quality:
-    """The Quality of embeddings (n, d) beside those of float32."""
-    a, b = embeddings.astype(np.float64), reference.astype(np.float64)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    cosines = (a * b).sum(1) / np.where(lengths > 0, lengths, 1)
-    return Quality(sentences, len(a), float(cosines.min()), float(np.quantile(cosines, 0.01)), float(cosines.mean()))
-
-
 def bundled_sentences() -> list[str]:
     """The sentences of the bundled pairs, written for sentpool: a few hundred, from no benchmark."""
     from sentpool.evaluation.sample import sample_folder
@@ -232,16 +204,19 @@ def bundled_sentences() -> list[str]:
 
 
 def calibrate(model, precision: Precision, sentences: Sequence[str], named: str) -> tuple[Precision, np.ndarray]:
-    """`precision` with powers from the inputs that sentences give rise to in a float32 model, and their embeddings."""
-    model._core.watch(True)
-    try:
-        embeddings = model.encode(sentences, threads=1, show_progress_bar=False)
-        if max(model.pooling.needed_layers(model.n_layers)) < model.n_layers:  # another pooling may need those above
-            model.layer_states(sentences, tokens=("cls",), threads=1, show_progress_bar=False)
-        powers = smoothing_powers(model._core.input_ranges())
-    finally:
-        model._core.watch(False)
-    return replace(precision, powers=powers, calibrated_on=named), embeddings
+    """`precision` with powers from the inputs that sentences give rise to in float32, and their embeddings.
+
+    Inputs are those of a core of its own, for others may use the model's meanwhile; the model is left without one.
+    """
+    prompt = model._prompt(None, None)
+    core = _FewWords(model.folder, model.tokenizer.encode([prompt + text for text in sentences]).ids)
+    core.watch(True)
+    model._core = core
+    embeddings = model.encode(sentences, threads=1, show_progress_bar=False)
+    if max(model.pooling.needed_layers(model.n_layers)) < model.n_layers:  # another pooling may need those above
+        model.layer_states(sentences, tokens=("cls",), threads=1, show_progress_bar=False)
+    del model._core  # before the next one takes memory
+    return replace(precision, powers=smoothing_powers(core.input_ranges()), calibrated_on=named), embeddings
 
 
 class _FewWords:
@@ -277,10 +252,7 @@ def open_into(model, wanted: Precision) -> None:
         model._core, model.precision = wanted.open_core(model.folder), wanted
         return
     sentences, named = bundled_sentences(), "bundled sentences"
-    prompt = model._prompt(None, None)
-    model._core = _FewWords(model.folder, model.tokenizer.encode([prompt + text for text in sentences]).ids)
     wanted, reference = calibrate(model, wanted, sentences, named)
-    del model._core  # before the next one takes memory
     _open_and_measure(model, wanted, sentences, reference, named)
 
 
@@ -288,7 +260,7 @@ def _open_and_measure(model, wanted: Precision, sentences, reference: np.ndarray
     """Load the weights in a precision that is known, and see what it costs beside the vectors in float32."""
     open_into(model, wanted)
     embeddings = model.encode(sentences, show_progress_bar=False)
-    model.precision = replace(wanted, quality=measure(embeddings, reference, named))
+    model.precision = replace(wanted, quality=measure(embeddings, reference, named, str(model.pooling)))
 
 
 def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
@@ -302,24 +274,37 @@ def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
         )
     if wanted.dtype == "float32":
         raise ValueError("dtype is 'float32'; quantize makes a model in 'int8' or 'bfloat16'")
+    if tasks is not None and sts_folder is None:
+        raise ValueError(f"tasks is {shown(tasks)}, but sts_folder is None; tasks= goes with sts_folder=")
     given, named = (bundled_sentences(), "bundled sentences") if sentences is None else (sentences, "given sentences")
     given = sentence_list(given)[0]
     if not given:
         raise ValueError("sentences is empty; give a few hundred")
+    model.folder.require_unchanged()
+    scores = None if sts_folder is None else _sts_scores(model, sts_folder, tasks)  # first, for it may be refused
+    quantized = _with_own_settings(model)
     if wanted.dtype == "int8":
-        wanted, reference = calibrate(model, wanted, given, named)
+        wanted, reference = calibrate(quantized, wanted, given, named)
     else:
         reference = model.encode(given, show_progress_bar=False)
-    quantized = copy.copy(model)
     _open_and_measure(quantized, wanted, given, reference, named)
-    if sts_folder is not None:
-        quality = replace(quantized.precision.quality, sts=_sts_scores(model, quantized, sts_folder, tasks))
-        quantized.precision = replace(quantized.precision, quality=quality)
+    if scores is not None:
+        lower = _sts_scores(quantized, sts_folder, list(scores))
+        sts = {task: (score, lower[task]) for task, score in scores.items()}
+        quantized.precision = replace(quantized.precision, quality=replace(quantized.precision.quality, sts=sts))
     return quantized
 
 
-def _sts_scores(model, quantized, folder, tasks) -> dict[str, tuple[float, float]]:
+def _with_own_settings(model):
+    """The same model with a maximum length and prompts that can be changed alone."""
+    twin = object.__new__(type(model))
+    vars(twin).update(vars(model))
+    twin.folder = replace(model.folder, tokenizer=copy.copy(model.tokenizer), prompts=dict(model.prompts))
+    return twin
+
+
+def _sts_scores(model, folder, tasks) -> dict[str, float]:
     from sentpool import evaluation
 
-    results = [evaluation.sts(encoder, folder, tasks=tasks) for encoder in (model, quantized)]
-    return {task: tuple(result.spearman(task) for result in results) for task in results[0].tasks}
+    result = evaluation.sts(model, folder, tasks=tasks, resamples=0)
+    return {task: 100 * float(result.spearman(task)) for task in result.tasks}

@@ -93,6 +93,14 @@ class StoredTensor:
                 self._fill(file, memoryview(block))
                 out.write(block)
 
+    def first_bytes(self, count: int) -> bytes:
+        """Its first bytes as they are stored, fewer if it has fewer; raises as `copy_to`."""
+        block = bytearray(min(count, self.n_bytes))
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset)
+            self._fill(file, memoryview(block))
+        return bytes(block)
+
     def read(self) -> np.ndarray:
         """The whole tensor as a new float32 array."""
         array = np.empty(self.shape, np.float32)

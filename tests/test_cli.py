@@ -342,7 +342,7 @@ def test_quantize_and_what_it_wrote(tmp_path):
         f"sentpool quantize '{model}' small --sentences texts.txt --int8 fast --json q.json", tmp_path
     )
     assert status == 0, err
-    assert "int8 (fast): cosine to float32 on 2 sentences (given sentences)" in out and "saved small" in out
+    assert "int8 (fast): cosine to float32 on 2 sentences (given sentences; mean)" in out and "saved small" in out
     assert json.loads((tmp_path / "q.json").read_text())["quality"]["n"] == 2
     status, out, err = shell("sentpool encode small texts.txt --output low.npy --dtype int8 --int8 fast", tmp_path)
     assert status == 0, err

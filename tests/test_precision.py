@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_loading_needs_no_more_memory_than_in_float32(tmp_path):
 
 @pytest.mark.parametrize("pooling", ["mean", "sbert_wk", "layer_attention"])
 def test_opening_calibrates_as_quantize_does(tmp_path, pooling):
-    """The one in a part of the model, the other in all of it; behind the prompt both times."""
+    """Behind the prompt both times; the vectors in float32 are those of a part of the model, to the same bits."""
     folder = sentence_transformers_folder(tmp_path / "m")
     settings = {"prompts": {"query": "the big dog runs : "}, "default_prompt_name": "query"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
@@ -238,6 +239,57 @@ def test_opening_calibrates_as_quantize_does(tmp_path, pooling):
     assert opened.precision.facts() == quantized.precision.facts()
     assert opened.precision.quality == quantized.precision.quality
     assert opened.encode(TEXTS).tobytes() == quantized.encode(TEXTS).tobytes()
+    sentences = precision.bundled_sentences()
+    found = cosines(quantized.encode(sentences), whole.encode(sentences))
+    assert quantized.precision.quality.n == len(sentences) == 400
+    assert quantized.precision.quality.cosine_min == pytest.approx(found.min(), abs=1e-12)
+    assert quantized.precision.quality.cosine_mean == pytest.approx(found.mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("family", ["bert", *CONFIGS])
+def test_powers_are_those_of_the_whole_models_inputs(tmp_path, family):
+    folder = bert_folder(tmp_path / "m") if family == "bert" else family_folder(tmp_path / "m", family)
+    model = SentenceEncoder(folder)
+    texts = ["the cat sat on the mat", "a big dog runs", "unhappy", ""]
+    model._core.watch(True)
+    model.layer_states(texts, threads=1)
+    expected = precision.smoothing_powers(model._core.input_ranges())
+    model._core.watch(False)
+    found = model.quantize(texts).precision.powers
+    assert set(found) == set(expected) == set(model._core.linear_layers())
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_model_encodes_while_it_is_quantized(models):
+    """Inputs are watched in a core that nobody else uses."""
+    model, expected, stop = models["{}"], models["{}"].encode(TEXTS), threading.Event()
+    wrong = []
+
+    def encode():
+        while not stop.is_set():
+            wrong.extend([1] * (model.encode(TEXTS, threads=2).tobytes() != expected.tobytes()))
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    powers = [model.quantize(TEXTS[:4]).precision.facts()["powers_sha256"] for _ in range(3)]
+    stop.set()
+    thread.join()
+    assert not wrong and set(powers) == {model.quantize(TEXTS[:4]).precision.facts()["powers_sha256"]}
+
+
+def test_a_quantized_model_has_settings_of_its_own(minilm):
+    model = SentenceEncoder(minilm)
+    model.max_seq_length, model.prompts["q"] = 20, "query: "
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what the folder has to say was said
+        small = model.quantize(TEXTS[:4], dtype="bfloat16")
+    assert small.max_seq_length == 20 and small.prompts == {"q": "query: "}
+    small.max_seq_length, small.prompts["r"], small.pooling = 8, "", "cls"
+    assert model.max_seq_length == 20 and model.prompts == {"q": "query: "} and str(model.pooling) != "cls"
+    # What was measured says how, whatever is set later.
+    assert small.precision.quality.pooling == str(model.pooling) == "mean, normalize"
+    assert f"on 4 sentences (given sentences; {model.pooling})" in repr(small)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -295,11 +347,64 @@ def test_a_broken_file_of_powers_is_refused(models, tmp_path):
     refused("384 integers", powers=good["powers"] | {name: [1, 2]})
     refused("384 integers", powers=good["powers"] | {name: [65] * 384})
     refused("384 integers", powers=good["powers"] | {name: [0.5] * 384})
-    refused("quality", quality={"nonsense": 1})
+    refused(
+        f"powers of '{name}' are missing", powers={key: good["powers"][key] for key in good["powers"] if key != name}
+    )
+    refused("are missing", powers={})
+    refused("key.weight': that is no first", powers=good["powers"] | {name.replace("query", "key"): [0] * 384})
     refused("powers", powers=[1])
+    refused("'int8' is 'best'", int8="best")
+    refused("'quality.cosine_min' is missing", quality={"nonsense": 1})
+    for field, value in {"n": "x", "cosine_mean": 5, "pooling": None, "sts": {"STSB-test": [1.0]}}.items():
+        refused(f"quality.{field}", quality=good["quality"] | {field: value})
     path.write_text("{")
     with pytest.raises(ModelFolderError, match="not valid JSON"):
         SentenceEncoder(tmp_path / "m", dtype="int8")
+
+
+def test_powers_for_other_weights_are_refused(tmp_path):
+    """Their names and lengths fit, but neither they nor what was measured are about this model."""
+    folders = [bert_folder(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    SentenceEncoder(folders[0]).quantize(["the cat sat"]).save_pretrained(tmp_path / "m")
+    powers = tmp_path / "m" / precision.SCALES_FILE
+    assert SentenceEncoder(tmp_path / "m", dtype="int8").precision.calibrated_on == "given sentences"
+    (folders[0] / powers.name).write_bytes(powers.read_bytes())  # the same weights, in another file
+    assert SentenceEncoder(folders[0], dtype="int8").precision.calibrated_on == "given sentences"
+    (folders[1] / powers.name).write_bytes(powers.read_bytes())
+    with pytest.raises(ModelFolderError, match="made for other weights than those beside it; quantize the model anew"):
+        SentenceEncoder(folders[1], dtype="int8")
+    assert SentenceEncoder(folders[1]).dtype == "float32"
+
+
+def test_a_folder_that_changed_is_not_quantized(tmp_path):
+    model = SentenceEncoder(bert_folder(tmp_path / "m"))
+    bert_folder(tmp_path / "m", seed=1, num_hidden_layers=1)
+    for options in ({}, {"dtype": "bfloat16"}):
+        with pytest.raises(ModelFolderError, match="changed since the model was opened: config.json, model"):
+            model.quantize(["the cat"], **options)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bfloat16"}, {"int8": "fast"}])
+def test_sts_goes_into_the_quality(tmp_path, options):
+    """Spearman × 100 of both models, in the file too."""
+    data = tmp_path / "sts"
+    data.mkdir()
+    pairs = [
+        ("the cat sat", "a big dog runs !"),
+        ("unhappy", "é"),
+        ("the dog runs", "the cat runs"),
+        ("e ! ?", "e ! ?"),
+    ]
+    (data / "ours.tsv").write_text("".join(f"{score}\t{a}\t{b}\n" for score, (a, b) in enumerate(pairs)))
+    model = SentenceEncoder(bert_folder(tmp_path / "m"))
+    small = model.quantize(["the cat", "a dog"], sts_folder=data, tasks=iter(["sts"]), **options)
+    expected = [100 * evaluation.sts(encoder, data, resamples=0).spearman("sts") for encoder in (model, small)]
+    assert small.precision.quality.sts == {"sts": pytest.approx(tuple(expected))}
+    assert abs(expected[0]) > 1
+    assert f"Spearman × 100 against float32: sts {expected[1] - expected[0]:+.2f}" in repr(small)
+    if small.dtype == "int8":
+        small.save_pretrained(tmp_path / "small")
+        assert SentenceEncoder(tmp_path / "small", dtype="int8", **options).precision.quality == small.precision.quality
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
@@ -318,8 +423,12 @@ def test_arguments_are_checked(models, minilm):
         models["{}"].quantize([])
     with pytest.raises(ValueError, match="makes a model in"):
         models["{}"].quantize(TEXTS, dtype="float32")
+    with pytest.raises(ValueError, match="tasks= goes with sts_folder="):
+        models["{}"].quantize(TEXTS, tasks=["STSB-test"])
     with pytest.raises(TypeError, match="sentences"):
         models["{}"].quantize([1])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        models["{}"].quantize(TEXTS, sts_folder="nowhere")
 
 
 def test_a_model_says_what_it_is(models):

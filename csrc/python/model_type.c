@@ -143,6 +143,20 @@ static PyObject *model_smooth(ModelObject *self, PyObject *args)
 	return ok ? Py_NewRef(Py_None) : NULL;
 }
 
+static PyObject *model_linear_layers(ModelObject *self, PyObject *Py_UNUSED(ignored))
+{
+	PyObject *names = PyList_New(0);
+	for (int64_t i = 0; names && i < self->model->n_tensors; i++) {
+		if (!sp_model_linear(self->model, i))
+			continue;
+		PyObject *name = PyUnicode_FromString(sp_model_tensor(self->model, i).name);
+		if (!name || PyList_Append(names, name) < 0)
+			Py_CLEAR(names);
+		Py_XDECREF(name);
+	}
+	return names;
+}
+
 static PyObject *model_watch(ModelObject *self, PyObject *on)
 {
 	int wanted = PyObject_IsTrue(on);
@@ -404,6 +418,8 @@ static PyMethodDef model_methods[] = {
 	{"smooth", (PyCFunction)model_smooth, METH_VARARGS,
          "smooth($self, name, powers)\n--\n\nLet inputs of the int8 layer whose (first) weight has this name be divided by\n"
          "2**(powers / 8), column by column; before that weight is loaded. int8 (cols,), from -64 to 64."},
+	{"linear_layers", (PyCFunction)model_linear_layers, METH_NOARGS,
+         "linear_layers($self)\n--\n\nThe names of the (first) weights of all linear layers, as a list."},
 	{"watch", (PyCFunction)model_watch, METH_O,
          "watch($self, on)\n--\n\nKeep the ranges of the inputs of all linear layers, or stop; meanwhile the model is to be "
          "used\nby one thread, with threads=1."},
