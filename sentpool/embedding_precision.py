@@ -52,7 +52,7 @@ def quantize_embeddings(embeddings, precision: str, ranges=None, calibration_emb
     [[160], [96]]
     """
     one_of("precision", precision, PRECISIONS)
-    embeddings = _floats("embeddings", embeddings)
+    embeddings = _finite_rows("embeddings", embeddings)
     if precision == "float32":
         return embeddings.astype(np.float32)
     if precision.endswith("binary"):
@@ -60,20 +60,26 @@ def quantize_embeddings(embeddings, precision: str, ranges=None, calibration_emb
         return bits if precision == "ubinary" else (bits ^ 0x80).view(np.int8)
     if ranges is None:
         ranges = _ranges_of(embeddings, calibration_embeddings, precision)
-    ranges = _floats("ranges", ranges)
-    if ranges.shape != (2, embeddings.shape[1]):
-        raise ValueError(f"ranges has shape {ranges.shape}; it must be (2, {embeddings.shape[1]}): least, greatest")
-    ranges = ranges.astype(np.float32)  # as sentence-transformers from version 6 on
-    steps = (ranges[1] - ranges[0]) / 255
-    steps = np.where(steps == 0, 1, steps)
-    places = np.clip(np.floor((embeddings - ranges[0]) / steps), 0, 255)
+    least, steps = steps_of(ranges, embeddings.shape[1])
+    places = np.clip(np.floor((embeddings - least) / steps), 0, 255)
     return places.astype(np.uint8) if precision == "uint8" else (places - 128).astype(np.int8)
+
+
+def steps_of(ranges, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each dimension's 255 steps begin and how long they are, float32 as in sentence-transformers from version 6
+    on; raises for ranges that are none."""
+    ranges = _finite_rows("ranges", ranges, "fiu")
+    if ranges.shape != (2, width):
+        raise ValueError(f"ranges has shape {ranges.shape}; it must be (2, {width}): least, greatest")
+    least, greatest = ranges.astype(np.float32)
+    steps = (greatest - least) / 255
+    return least, np.where(steps == 0, 1, steps)
 
 
 def _ranges_of(embeddings: np.ndarray, calibration_embeddings, precision: str) -> np.ndarray:
     source = embeddings
     if calibration_embeddings is not None:
-        source = _floats("calibration_embeddings", calibration_embeddings)
+        source = _finite_rows("calibration_embeddings", calibration_embeddings)
     elif len(embeddings) < _FEW:
         warn(
             f"the ranges of {precision} are taken from {len(embeddings)} embeddings, which is little to go by: pass "
@@ -84,10 +90,10 @@ def _ranges_of(embeddings: np.ndarray, calibration_embeddings, precision: str) -
     return np.vstack((source.min(axis=0), source.max(axis=0)))
 
 
-def _floats(name: str, values) -> np.ndarray:
+def _finite_rows(name: str, values, kinds: str = "f") -> np.ndarray:
     array = np.asarray(values)
-    if array.dtype.kind != "f":
-        raise TypeError(f"{name} must be floats, not {array.dtype}: {shown(values)}")
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{name} must be {'floats' if kinds == 'f' else 'numbers'}, not {array.dtype}: {shown(values)}")
     if array.ndim != 2 or not array.shape[1]:
         raise ValueError(f"{name} has shape {array.shape}; it must be (n, d), one vector per row")
     finite = np.isfinite(array).all(axis=1)

@@ -22,6 +22,8 @@ def test_steps_worked_by_hand():
     assert found.dtype == np.uint8 and found.tolist() == expected
     signed = quantize_embeddings(vectors, "int8", ranges=RANGES.tolist())
     assert signed.dtype == np.int8 and (signed.astype(int) + 128).tolist() == expected
+    whole = np.array([[0, -255], [510, 0]])
+    assert quantize_embeddings([[511.0, -1.5]], "uint8", whole).tolist() == [[255, 253]]
 
 
 def test_ranges_are_those_of_the_calibration_or_the_batch():
@@ -60,6 +62,8 @@ def test_float32_and_nothing():
         (([1.0], "int8"), ValueError, r"embeddings has shape \(1,\); it must be \(n, d\)"),
         (([[1.0], [np.nan]], "binary"), ValueError, r"embeddings\[1\] holds NaN or infinity"),
         (([[1.0]], "int8", [[1.0]]), ValueError, r"ranges has shape \(1, 1\); it must be \(2, 1\)"),
+        (([[1.0]], "int8", [["a"], ["b"]]), TypeError, "ranges must be numbers, not"),
+        (([[1.0]], "int8", [[0.0], [np.nan]]), ValueError, r"ranges\[1\] holds NaN or infinity"),
         (([[1.0]], "int8", None, [[1.0, 2.0]]), ValueError, r"ranges has shape \(2, 2\); it must be \(2, 1\)"),
         (([[1.0]], "int8", None, [["a"]]), TypeError, "calibration_embeddings must be floats"),
     ],

@@ -66,7 +66,7 @@ def recall(found, truth):
 def test_scores_are_those_of_the_steps_middles(vectors, precision):
     ranges = np.stack([vectors.min(axis=0), vectors.max(axis=0)])
     codes, queries = quantize_embeddings(vectors, precision, ranges), vectors[:50]
-    steps = (ranges[1] - ranges[0]).astype(np.float64) / 255
+    steps = ((ranges[1] - ranges[0]) / np.float32(255)).astype(np.float64)  # those that the codes were made by
     middles = ranges[0] + steps * (codes.astype(np.float64) + (128.5 if precision == "int8" else 0.5))
     assert np.abs(middles - vectors).max() <= 0.51 * steps.max()
     found = search_quantized(queries, codes, 20, precision, ranges=ranges)
@@ -97,6 +97,7 @@ def test_bits_are_rescored(vectors, precision):
         by_vectors.scores, _core.similarity(queries, vectors)[np.arange(50)[:, None], by_vectors.ids]
     )
     assert search_quantized(queries[0], codes, 3, precision).ids.shape == (3,)
+    assert search_quantized(queries[0], codes, 3, precision, rescore_multiplier=2**31 - 1).ids.shape == (3,)
 
 
 def test_bits_that_do_not_fill_their_byte():
@@ -115,6 +116,12 @@ CODES = np.zeros((4, 2), np.int8)
         (lambda: search_quantized([[1.0, 2]], CODES), ValueError, "precision is 'int8', which needs ranges"),
         (lambda: search_quantized([[1.0, 2]], CODES, ranges=[[0, 1]]), ValueError, r"ranges has shape \(1, 2\)"),
         (lambda: search_quantized([[1.0]], CODES, ranges=[[0, 1]] * 2), ValueError, "queries have 1 numbers each"),
+        (
+            lambda: search_quantized([[1.0, 2]], CODES, ranges=[[0, np.inf]] * 2),
+            ValueError,
+            r"ranges\[0\] holds NaN or",
+        ),
+        (lambda: search_quantized([[1.0, 2]], CODES, ranges="0, 1"), TypeError, "ranges must be numbers"),
         (lambda: search_quantized([[1.0, 2]], CODES, precision="uint8"), TypeError, "codes must be uint8, not int8"),
         (lambda: search_quantized([[1.0] * 8], CODES, precision="binary"), ValueError, "1 bytes of bits; codes have 2"),
         (lambda: search_quantized([[1.0]], CODES, precision="float32"), ValueError, "precision is 'float32'"),

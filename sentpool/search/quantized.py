@@ -6,7 +6,7 @@ import numpy as np
 
 from sentpool import _core
 from sentpool.checks import one_of, positive_integer
-from sentpool.embedding_precision import quantize_embeddings
+from sentpool.embedding_precision import quantize_embeddings, steps_of
 from sentpool.errors import shown
 from sentpool.search.exact import METRICS, Found, check_widths, matrix, query_matrix, rescored, search
 from sentpool.threads import resolve
@@ -70,7 +70,7 @@ def search_quantized(
     one_of("metric", metric, METRICS)
     queries, single = query_matrix(queries)
     codes = _codes("codes", codes, np.int8 if precision in ("int8", "binary") else np.uint8)
-    wanted = k if vectors is None and precision.endswith("int8") else k * rescore_multiplier
+    wanted = k if vectors is None and precision.endswith("int8") else min(k * rescore_multiplier, len(codes) or 1)
     if precision.endswith("int8"):
         found = _by_steps(queries, codes, wanted, precision, ranges, threads)
     else:
@@ -129,12 +129,8 @@ def _by_steps(queries: np.ndarray, codes: np.ndarray, k: int, precision: str, ra
     check_widths(queries, codes.shape[1])
     if ranges is None:
         raise ValueError(f"precision is {precision!r}, which needs ranges: those that quantize_embeddings was given")
-    ranges = np.asarray(ranges, dtype=np.float64)
-    if ranges.shape != (2, codes.shape[1]):
-        raise ValueError(f"ranges has shape {ranges.shape}; it must be (2, {codes.shape[1]}): least, greatest")
-    steps = (ranges[1] - ranges[0]) / 255
-    steps = np.where(steps == 0, 1, steps)
-    middle = ranges[0] + steps * (128.5 if precision == "int8" else 0.5)
+    least, steps = (part.astype(np.float64) for part in steps_of(ranges, codes.shape[1]))
+    middle = least + steps * (128.5 if precision == "int8" else 0.5)
     scaled = (queries * steps).astype(np.float32)
     found = search(scaled, codes, k, "dot", threads=threads)
     shift = queries.astype(np.float64) @ middle
