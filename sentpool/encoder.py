@@ -289,7 +289,7 @@ class SentenceEncoder:
         """Sentence embeddings.
 
         A sentence's vector does not depend on the other sentences, their order, `batch_size`, `threads` or the CPU: the
-        bits are the same.
+        bits are the same. With dtype="bfloat16" they are on CPUs of one model.
 
         Parameters
         ----------

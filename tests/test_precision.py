@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 import pytest
-from fabricate import bert_folder, sentence_transformers_folder
+from fabricate import bert_config, bert_folder, bert_tensors, sentence_transformers_folder
 from fabricate_families import CONFIGS, family_folder
 
 import sentpool
@@ -101,6 +101,35 @@ def test_int8_has_the_bits_of_the_scalar_twins(tmp_path, mode):
         )
         assert run.returncode == 0, run.stderr.decode()
         assert run.stdout == model.layer_states(texts).array.tobytes()
+
+
+@pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa != "avx512"])
+def test_bfloat16_without_a_unit_is_float32_with_rounded_weights(tmp_path, isa):
+    """Where products are not the unit's: the same bits as a float32 model whose weights were rounded beforehand."""
+    tensors = bert_tensors(bert_config())
+
+    def to_nearest_even(x):
+        bits = x.view(np.uint32).astype(np.uint64)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+    kept = ("position_embeddings", "token_type_embeddings")
+    rounded = {
+        name: to_nearest_even(array) if array.ndim == 2 and not any(part in name for part in kept) else array
+        for name, array in tensors.items()
+    }
+    texts = ["the cat sat on the mat", "a big dog runs", "unhappy", "é e ! ?"]
+    expected = SentenceEncoder(bert_folder(tmp_path / "rounded", tensors=rounded)).layer_states(texts).array
+    script = (
+        "import sys, sentpool; m = sentpool.SentenceEncoder(sys.argv[1], dtype='bfloat16');"
+        "sys.stdout.buffer.write(m.layer_states(sys.argv[2:]).array.tobytes())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(bert_folder(tmp_path / "m", tensors=tensors)), *texts],
+        env=os.environ | {"SENTPOOL_ISA": isa},
+        capture_output=True,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout == expected.tobytes()
 
 
 # ---- what it costs -------------------------------------------------------------------------------------------------
