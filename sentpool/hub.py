@@ -11,6 +11,7 @@ from sentpool.errors import ModelFolderError, shown
 from sentpool.fields import is_there
 from sentpool.modules import MODULES_FILE, WITH_WEIGHTS, module_list
 from sentpool.pooling_file import ARRAYS_FILE, CONFIG_FILE
+from sentpool.precision import SCALES_FILE
 from sentpool.tokenizer_kinds import FILES
 from sentpool.weights import weight_files
 
@@ -28,6 +29,7 @@ _WANTED = (
     "*model.safetensors.index.json",
     f"*{CONFIG_FILE}",
     f"*{ARRAYS_FILE}",
+    f"*{SCALES_FILE}",
 )
 _WANTED_OF_TORCH = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 _UNWANTED = ("onnx/*", "openvino/*")

@@ -99,6 +99,7 @@ def test_a_hub_name_is_fetched(monkeypatch, folder, tmp_path):
                     "vocab.txt",
                     "README.md",
                     "config_sentence_transformers.json",
+                    "sentpool_int8.json",
                 ),
             )
             if any(fnmatch.fnmatch(file, pattern) for pattern in allow_patterns)
@@ -115,6 +116,7 @@ def test_a_hub_name_is_fetched(monkeypatch, folder, tmp_path):
             "model.safetensors.index.json",
             "modules.json",
             "sentence_bert_config.json",
+            "sentpool_int8.json",
             "tokenizer.json",
             "tokenizer_config.json",
             "vocab.txt",
