@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fabricate import VOCABULARY, bert_folder
+from safetensors.numpy import load_file
 from test_bits import environments
 from training_runs import TEXTS, TRIPLETS, bits, quiet, scored, trained
 
@@ -119,6 +120,30 @@ def test_frozen_parts_keep_their_bits(folder):
     changed = {name for name in after if not np.array_equal(after[name], before[name])}
     assert not any(name.startswith("embeddings.") for name in changed)
     assert any(".layer.0." in name for name in changed)
+
+
+def test_a_loop_of_ones_own_trains_the_model_too(folder, tmp_path):
+    def trainer():
+        model = SentenceEncoder(folder)
+        with quiet():
+            shared = {"batch_size": 8, "max_steps": 6, "learning_rate": 1e-2, "mlm_weight": 0.1}
+            return model, Trainer(model, pooling="scalar_mix", **shared)
+
+    model, one = trainer()
+    with quiet():
+        run = one.prepared(TEXTS)
+    seen = []
+    for _ in range(run.total_steps):
+        run.take_step()
+        seen.append(bits(model))
+    assert len(set(seen)) == 6
+    other, two = trainer()
+    with quiet():
+        two.fit(TEXTS)
+    assert bits(model) == bits(other) and model.provenance() == other.provenance()
+    model.save_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(SentenceEncoder(tmp_path / "saved").encode(TEXTS), other.encode(TEXTS))
+    assert "cls.predictions.bias" in load_file(tmp_path / "saved" / "model.safetensors")
 
 
 # ---- poolings --------------------------------------------------------------------------------------------------------

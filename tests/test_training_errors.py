@@ -55,6 +55,20 @@ def test_a_step_that_is_not_finite_is_not_taken(folder, gradient):
     assert np.isfinite(model.encode(TEXTS)).all()
 
 
+def test_good_checkpoints_stay_where_steps_cannot_be_taken(folder, tmp_path):
+    trainer = Trainer(
+        SentenceEncoder(folder, pooling="mean"),
+        Failing(set(range(5, 40))),
+        batch_size=8,
+        max_steps=30,
+        output_dir=tmp_path,
+        save_steps=2,
+    )
+    with pytest.warns(SentpoolWarning, match="not taken"), pytest.raises(ValueError, match="10th time in a row"):
+        trainer.fit(TEXTS)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["step-00000002", "step-00000004"]
+
+
 def test_ten_such_steps_in_a_row_end_the_run(folder, tmp_path):
     model = SentenceEncoder(folder, pooling="mean")
     trainer = Trainer(model, Failing(set(range(4, 40))), batch_size=8, max_steps=30, output_dir=tmp_path, save_steps=3)
@@ -167,6 +181,13 @@ def test_a_callback_ends_the_run(folder, tmp_path):
     _, history = trained(folder, callbacks=stop, output_dir=tmp_path)
     assert seen == [1, 2, 3] and len(history.log) == 3
     assert os.listdir(tmp_path / "checkpoints") == ["step-00000003"]
+
+
+def test_what_a_comparison_of_numpy_gives_ends_a_run_too(folder):
+    _, history = trained(folder, callbacks=lambda model, row: np.float64(row["step"]) > 1)
+    assert len(history.log) == 2
+    _, history = trained(folder, callbacks=lambda model, row: row)  # whatever else it returns does not
+    assert len(history.log) == 6
 
 
 def test_no_sentence_is_its_own_negative(folder):

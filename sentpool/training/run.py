@@ -163,7 +163,6 @@ class TrainingRun:
                     self._save_checkpoint()
             raise
         finally:
-            self._hand_over()
             if bar is not None:
                 bar.close()
         if output is not None:
@@ -180,19 +179,17 @@ class TrainingRun:
                 bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
                 bar.update(1)
             row = row | self._evaluate_if_due()
-            if self.callbacks:
-                self._hand_over()
-                for callback in self.callbacks:
-                    stopped |= callback(self.model, row) is True
+            for callback in self.callbacks:
+                answer = callback(self.model, row)
+                stopped |= isinstance(answer, bool | np.bool_) and bool(answer)
             last = stopped or self.step == self.total_steps
-            if self.output is not None and (last or self.step % self.settings.save_steps == 0):
+            # After steps that could not be taken the weights may be spoilt, and would push out a good checkpoint.
+            due = self.step % self.settings.save_steps == 0 and not self.skipped
+            if self.output is not None and (last or due):
                 self._save_checkpoint()
 
     def take_step(self) -> dict:
-        """Take the next step; its row of the log.
-
-        The encoder computes with the new weights afterwards; the model has the new pooling once the run has ended.
-        """
+        """Take the next step; its row of the log. The model is the trained one afterwards."""
         settings, began = self.settings, time.perf_counter()
         epoch, items = self.batches.at(self.step)
         rate = learning_rate_at(
@@ -229,6 +226,7 @@ class TrainingRun:
                     self.training.update(threads=self.threads)
                 self.head.update()
             self.step += 1
+            self._hand_over()
             row["seconds"] = time.perf_counter() - began
             self.history.log.append(row)
             if self.output is not None:
@@ -275,7 +273,6 @@ class TrainingRun:
         done = any(row["step"] == self.step for row in self.history.evaluations[-1:])
         if self.development is None or not due or done:
             return {}
-        self._hand_over()
         best = self.history.best
         row = {"step": self.step} | self.development.evaluate(self.model, self.threads)
         # The model before the row: where this is broken off, the run evaluates anew when it goes on.
@@ -288,9 +285,7 @@ class TrainingRun:
         return row
 
     def _hand_over(self) -> None:
-        """Give the model the pooling as it is now; the encoder's weights it has already."""
-        if self.step == 0:
-            return
+        """Give the model its pooling, MLM head and a note of its training; the encoder's weights it has already."""
         self.model.pooling = self.head.pooling
         if self.training is not None:
             self.model._trained = {"steps": self.step, "data_sha256": self.data.fingerprint} | self.settings.decisive()
@@ -329,6 +324,8 @@ class TrainingRun:
             self.training.update(threads=self.threads)
         self.head.update()
         self.step, self.skipped, self.collapse_said = checkpoint.step, state["skipped"], state["collapse_said"]
+        if self.step > 0:
+            self._hand_over()
         logged = self.output.log_until(self.step)
         self.history.log, self.history.evaluations = logged.log, logged.evaluations
         if state["versions"] != versions():
@@ -337,9 +334,9 @@ class TrainingRun:
     def _begun_with(self) -> dict:
         """The settings and the pooling on which the weights depend."""
         try:
-            pooling = self.model.pooling.config()
+            pooling = self.head.pooling.config()
         except TypeError:  # the user's own, whose repr may be another in every process
-            pooling = type(self.model.pooling.layers).__name__
+            pooling = type(self.head.pooling.layers).__name__
         return self.settings.decisive() | {"pooling": pooling}
 
     def _data_fingerprint(self) -> str:
