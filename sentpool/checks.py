@@ -51,6 +51,38 @@ def positive_number(name: str, value: object) -> float:
     return float(value)
 
 
+def count(name: str, value: object) -> int:
+    """`value` as an int from 0.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer (a bool is none).
+    ValueError
+        If it is below 0 or above 2**31 - 1.
+    """
+    _check_type(name, value, _INTEGERS, "an integer from 0")
+    if not 0 <= value <= _LARGEST:
+        raise ValueError(f"{name} is {shown(value)}; it must be an integer from 0 to below 2**31")
+    return int(value)
+
+
+def number_from_zero(name: str, value: object) -> float:
+    """`value` as a float.
+
+    Raises
+    ------
+    TypeError
+        If it is no real number (a bool is none).
+    ValueError
+        If it is below 0, or infinite.
+    """
+    _check_type(name, value, (*_INTEGERS, float, np.floating), "a number from 0")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {shown(value)}; it must be a number from 0, not infinite")
+    return float(value)
+
+
 def seed(name: str, value: object) -> int:
     """`value` as an int of 64 bits.
 

@@ -87,15 +87,19 @@ def test_dropout_alone_tells_a_text_from_itself(folder):
 
 
 def test_no_dropout_at_all_is_said(folder):
-    def warned(**options):
+    def warned(data=TEXTS, **options):
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
-            Trainer(SentenceEncoder(folder, pooling="mean"), max_steps=1, batch_size=8, **options).fit(TEXTS)
+            Trainer(SentenceEncoder(folder, pooling="mean"), max_steps=1, batch_size=8, **options).fit(data)
         return any("its own positive" in str(warning.message) for warning in seen)
 
     assert warned(dropout=0)
     assert not warned()
     assert not warned(dropout=0, pooling="layer_attention")  # RReLU's slopes are drawn
+    states = [SentenceEncoder(folder).layer_states(TEXTS, dropout_seed=seed) for seed in range(2)]
+    assert warned(data=states[0], pooling="scalar_mix")
+    assert not warned(data=states, pooling="scalar_mix")
+    assert not warned(data=states[0], pooling="layer_attention")
 
 
 def test_masked_language_model(folder):

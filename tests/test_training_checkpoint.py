@@ -91,7 +91,8 @@ def test_failing_to_write_leaves_the_old_ones(tmp_path, monkeypatch):
 
 def test_what_a_kill_left_behind_is_removed(tmp_path):
     place = write_checkpoint(tmp_path, some(1))
-    shutil.copytree(place, tmp_path / ".step-00000002.0123abcd.tmp")
+    for name in (".step-00000002.0123abcd.tmp", ".best.0123abcd.tmp", ".last.0123abcd.old"):
+        shutil.copytree(place, tmp_path / name)
     (tmp_path / "notes").mkdir()
     assert_same(read_newest(tmp_path), some(1))
     remove_leftovers(tmp_path)
@@ -137,6 +138,20 @@ def test_a_log_that_was_cut_short_loses_its_last_line(tmp_path):
     (tmp_path / "log.jsonl").write_bytes(content[:50] + content[60:])
     with pytest.raises(ValueError, match=r"log.jsonl:\d+: no line of a training log"):
         History.load(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("rest", [b"\0" * 400, b"\0" * 400 + b"\n", b'{"step"\n{"step": 3}\n', b"\xff\n"])
+def test_what_a_power_cut_leaves_behind_the_last_checkpoint_is_not_looked_at(tmp_path, rest):
+    path = tmp_path / "log.jsonl"
+    history().until(25).save(path)
+    path.write_bytes(path.read_bytes() + rest)
+    one = History.load(path, until=25)
+    assert repr(one.log) == repr(history().until(25).log) and one.evaluations == history().until(25).evaluations
+    assert len(History.load(path, until=10).log) == 10
+    if rest.endswith(b"\n"):
+        for until in (None, 26):
+            with pytest.raises(ValueError, match=r"log.jsonl:\d+: no line of a training log"):
+                History.load(path, until=until)
 
 
 def test_empty_history():

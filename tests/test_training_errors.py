@@ -112,8 +112,15 @@ def test_collapse_is_said_once(folder):
         ({"dropout": 1}, ValueError, "dropout is 1; it must be a probability below 1"),
         ({"schedule": "cosine"}, ValueError, "schedule is 'cosine'; it must be 'linear' or 'constant'"),
         ({"seed": -1}, ValueError, "seed is -1"),
-        ({"warmup_steps": -2}, ValueError, "warmup_steps is -2"),
-        ({"weight_decay": -0.1}, ValueError, "weight_decay is -0.1"),
+        ({"warmup_steps": -2}, ValueError, "warmup_steps is -2; it must be an integer from 0"),
+        ({"warmup_steps": False}, TypeError, "warmup_steps must be an integer from 0, not bool False"),
+        ({"output_dir": 5}, TypeError, "output_dir is 5; it must be a path"),
+        ({"resume": "yes"}, ValueError, "resume is 'yes'; it must be False or True"),
+        ({"objective": InfoNCE}, TypeError, r"objective is <class.*such as InfoNCE\(\)"),
+        ({"eval_data": 5}, TypeError, "eval_data must be a file, .* not int 5"),
+        ({"eval_data": ["a", 5]}, TypeError, r"eval_data\[1\] is int 5"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay is -0.1; it must be a number from 0"),
+        ({"dropout": "none"}, TypeError, "dropout must be a number from 0, not str 'none'"),
         ({"freeze_layers": 7}, ValueError, "freeze_layers is 7"),
         ({"callbacks": 3}, TypeError, "callbacks is 3"),
         ({"callbacks": [3]}, TypeError, "callbacks holds 3"),
@@ -157,6 +164,11 @@ def test_heads_are_trained_on_states_in_low_precision(folder, tmp_path, dtype):
     assert saved.encode(TEXTS).tobytes() == model.encode(TEXTS).tobytes()
     # Texts that are their own positives are told apart by dropout, which low precision has too.
     head(model, TEXTS, head_only=True)
+
+
+def test_a_run_that_ends_before_its_warm_up_is_said(folder):
+    with pytest.warns(SentpoolWarning, match="warmup_steps is 6, and the run has 6 steps: .* never gets to 0.001"):
+        trained(folder, warmup_steps=6)
 
 
 def test_a_path_is_no_model(folder):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fabricate import bert_folder
 from training_runs import TEXTS, bits, quiet, trained
 
 from sentpool import SentenceEncoder, Trainer
+from sentpool.errors import SentpoolWarning
 from sentpool.objectives import InfoNCE
 from sentpool.training import History
 
@@ -134,6 +136,22 @@ def test_resume_starts_afresh_where_nothing_is(folder, tmp_path):
     assert bits(again) == bits(two) and len(history.log) == 6
     with pytest.raises(ValueError, match="there is no output_dir"):
         trained(folder, resume=True)
+
+
+def test_a_damaged_log_keeps_no_run_from_going_on(folder, tmp_path):
+    expected = bits(trained(folder, output_dir=tmp_path / "whole", save_steps=2)[0])
+    for name in ("behind", "before"):
+        run = shutil.copytree(tmp_path / "whole", tmp_path / name)
+        shutil.rmtree(run / "checkpoints" / "step-00000006")
+        (run / ".best.0123abcd.tmp").mkdir()
+        log = (run / "log.jsonl").read_bytes().splitlines(keepends=True)
+        broken = [*log[:5], bytes(200) + b"\n"] if name == "behind" else [*log[:3], b"{\n", *log[4:]]
+        (run / "log.jsonl").write_bytes(b"".join(broken))
+        with nullcontext() if name == "behind" else pytest.warns(SentpoolWarning, match="the log of .* is lost"):
+            model, history = trained(folder, output_dir=run, save_steps=2, resume=True)
+        assert bits(model) == expected
+        assert [row["step"] for row in history.log] == ([1, 2, 3, 4, 5, 6] if name == "behind" else [5, 6])
+        assert not list(run.glob(".*"))
 
 
 @pytest.mark.parametrize(

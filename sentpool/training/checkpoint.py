@@ -25,7 +25,7 @@ from sentpool.weights import sha256
 _FORMAT = "sentpool.checkpoint.1"
 _ARRAYS, _MANIFEST = "arrays.safetensors", "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})")
-_TEMPORARY = re.compile(r"\.step-\d{8,}\.[0-9a-f]{8}\.(tmp|old)")
+_TEMPORARY = re.compile(r"\.(step-\d{8,}|best|last)\.[0-9a-f]{8}\.(tmp|old)")
 _KEPT = 2
 
 
@@ -108,7 +108,7 @@ def read_newest(folder: Path) -> Checkpoint | None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writing that was killed left behind."""
+    """Remove what writing checkpoints, or a run's models, left behind when it was killed."""
     if folder.is_dir():
         for place in folder.iterdir():
             if _TEMPORARY.fullmatch(place.name):

@@ -37,7 +37,7 @@ class TrainingData:
     source: str = "data"
 
     @classmethod
-    def of(cls, data) -> TrainingData:
+    def of(cls, data, name: str = "data") -> TrainingData:
         """The data that `Trainer.fit` was given.
 
         Parameters
@@ -45,6 +45,8 @@ class TrainingData:
         data : TrainingData, path or iterable
             A path is read with `read`. Items of an iterable are all str; or all tuples or lists of one to three str, of
             two str and a number, or of a number and two str; or all mappings, as lines of a .jsonl file are.
+        name : str
+            What messages call it.
 
         Raises
         ------
@@ -58,15 +60,15 @@ class TrainingData:
             return cls.read(data)
         if isinstance(data, bytes | bytearray | Mapping | Set) or not isinstance(data, Iterable):
             raise TypeError(
-                f"data must be a file, or a sequence of texts, pairs or triplets, not {type(data).__name__} "
+                f"{name} must be a file, or a sequence of texts, pairs or triplets, not {type(data).__name__} "
                 f"{shown(data)}"
             )
         if hasattr(data, "columns"):
             raise TypeError(
-                f"data is a {type(data).__name__}; pass its rows: "
-                f"list(zip({', '.join(f'frame[{name!r}]' for name in list(data.columns)[:_MOST_TEXTS])}))"
+                f"{name} is a {type(data).__name__}; pass its rows: "
+                f"list(zip({', '.join(f'frame[{column!r}]' for column in list(data.columns)[:_MOST_TEXTS])}))"
             )
-        return cls._collected(((f"data[{i}]", item) for i, item in enumerate(data)), None, "data")
+        return cls._collected(((f"{name}[{i}]", item) for i, item in enumerate(data)), None, name)
 
     @classmethod
     def read(cls, path, columns: Sequence[str] | None = None) -> TrainingData:

@@ -47,7 +47,7 @@ class DevelopmentSet:
         if isinstance(data, str | os.PathLike) and Path(data).is_dir():
             self.first, self.second, self.gold = _pairs_of_folder(Path(data))
         else:
-            scored = TrainingData.of(data)
+            scored = TrainingData.of(data, "eval_data")
             if scored.scores is None:
                 raise ValueError(f"eval_data is {scored!r}; expected are two sentences and a score per item")
             (self.first, self.second), self.gold = scored.columns, scored.scores

@@ -45,8 +45,14 @@ class History:
             file.writelines(json_line(row) for row in rows)
 
     @classmethod
-    def load(cls, path) -> History:
+    def load(cls, path, until: int | None = None) -> History:
         """Read what `save` wrote, or the `log.jsonl` of an output folder. A last line that is cut short is left out.
+
+        Parameters
+        ----------
+        path : str or Path
+        until : int, optional
+            The last step that is wanted; lines behind it may be broken, as a power cut leaves them.
 
         Raises
         ------
@@ -55,20 +61,22 @@ class History:
             It is no such file.
         """
         history = cls()
-        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = Path(path).read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
-            if number == len(lines) and not line.endswith("\n"):
+            if number == len(lines) and not line.endswith(b"\n"):
                 break  # the process was killed while it wrote
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode())
                 if "settings" in row:
                     history.settings = row["settings"]
                 else:
                     row["step"]
                     (history.log if "loss" in row else history.evaluations).append(_with_nan(row))
             except (ValueError, KeyError, TypeError) as error:
+                if until is not None and until <= (history.log[-1]["step"] if history.log else 0):
+                    break
                 raise ValueError(f"{os.fspath(path)}:{number}: no line of a training log: {error}") from error
-        return history
+        return history if until is None else history.until(until)
 
     def until(self, step: int) -> History:
         """The part up to a step."""

@@ -29,21 +29,25 @@ class OutputFolder:
         self._saves_models = True
         if has_checkpoints(self.checkpoints) and not resume:
             raise FileExistsError(
-                f"{os.fspath(path)!r} has checkpoints of a run: fit(…, resume=True) goes on with it; for a new run, "
-                f"name another output_dir, or remove this one"
+                f"{os.fspath(path)!r} has checkpoints of a run: fit(…, resume=True), or --resume, goes on with it; for "
+                f"a new run, name another output_dir, or remove this one"
             )
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.checkpoints)
+        for folder in (self.path, self.checkpoints):
+            remove_leftovers(folder)
 
     def newest(self) -> Checkpoint | None:
         """The checkpoint to go on from."""
         return read_newest(self.checkpoints)
 
     def log_until(self, step: int) -> History:
-        """What is logged up to a step; empty where there is no log."""
+        """What is logged up to a step; what comes behind, which a power cut may have damaged, is not looked at."""
         try:
-            return History.load(self._log_path).until(step)
+            return History.load(self._log_path, until=step)
         except FileNotFoundError:
+            return History()
+        except ValueError as error:
+            warn(f"the log of the run's first steps is lost: {error}")
             return History()
 
     def open_log(self, history: History) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from functools import cached_property
 
 import numpy as np
 
@@ -69,6 +70,11 @@ class TrainingRun:
             threads=settings.threads,
         )
         self.total_steps = settings.max_steps or self.batches.steps(settings.epochs)
+        if settings.warmup_steps >= self.total_steps:
+            warn(
+                f"warmup_steps is {settings.warmup_steps}, and the run has {self.total_steps} steps: the learning rate "
+                f"never gets to {settings.learning_rate}"
+            )
 
     # ---- what is trained, and on what --------------------------------------------------------------------------------
 
@@ -94,13 +100,15 @@ class TrainingRun:
 
     def _warn_of_equal_views(self) -> None:
         """Where a text is its own positive, only chance in the forward pass makes two vectors of it."""
-        own_positives = self.texts is not None and len(self.texts.columns) == 1 and len(self.roles) > 1
-        by_chance = any(self.settings.dropout) or isinstance(self.model.pooling.layers, LayerAttention)  # its RReLU
-        if own_positives and not by_chance:
-            warn(
-                "each text is its own positive, and no dropout tells its two embeddings apart, for all probabilities "
-                "are 0: dropout=0.1 is usual"
-            )
+        is_drawn = isinstance(self.model.pooling.layers, LayerAttention)  # its RReLU
+        columns = self.data if self.texts is None else self.texts.columns
+        if len(columns) > 1 or len(self.roles) == 1 or is_drawn:
+            return
+        said = "each text is its own positive, and no dropout tells its two embeddings apart"
+        if self.texts is None:
+            warn(f"{said}, for both are of the same layer states: give two, with a dropout_seed each")
+        elif not any(self.settings.dropout):
+            warn(f"{said}, for all probabilities are 0: dropout=0.1 is usual")
 
     def _prepare_encoder(self) -> None:
         settings = self.settings
@@ -298,7 +306,7 @@ class TrainingRun:
         arrays = {f"{name}.parameters": store.masters for name, store in self.stores.items()}
         state = {
             "settings": self._begun_with(),
-            "data": self._data_fingerprint(),
+            "data": self._data_fingerprint,
             "parameters": self._layout(),
             "optimizer_steps": self.optimizer.step_count,
             "skipped": self.skipped,
@@ -312,7 +320,7 @@ class TrainingRun:
         changed = differences(state["settings"], self._begun_with())
         if changed:
             raise ValueError(f"{where}: {changed}; give what it was begun with, or another output_dir")
-        if state["data"] != self._data_fingerprint():
+        if state["data"] != self._data_fingerprint:
             raise ValueError(f"{where}: it was begun with other data than {shown(self.texts or self.data)}")
         if state["parameters"] != self._layout():
             raise ValueError(f"{where}: it was begun with a model of other parameters than {self.model!r}")
@@ -339,6 +347,7 @@ class TrainingRun:
             pooling = type(self.head.pooling.layers).__name__
         return self.settings.decisive() | {"pooling": pooling}
 
+    @cached_property
     def _data_fingerprint(self) -> str:
         """Of the data, and of the scores that belong to layer states."""
         if self.texts is None or self.texts is self.data or self.texts.scores is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from sentpool.checks import one_of, positive_integer, positive_number, seed
+from sentpool.checks import count, number_from_zero, one_of, positive_integer, positive_number, seed
 from sentpool.dropout import Sites
 from sentpool.errors import shown, warn
 from sentpool.fields import Fields
@@ -107,9 +107,9 @@ def _checked(values: dict, model) -> dict:
     if values["max_grad_norm"] is not None:
         checked["max_grad_norm"] = positive_number("max_grad_norm", values["max_grad_norm"])
     for name in ("weight_decay", "mlm_weight"):
-        checked[name] = _not_negative(name, values[name])
+        checked[name] = number_from_zero(name, values[name])
     for name in ("warmup_steps", "freeze_layers"):
-        checked[name] = positive_integer(name, values[name]) if values[name] != 0 else 0
+        checked[name] = count(name, values[name])
     for name in ("shuffle", "freeze_embeddings", "head_only"):
         one_of(name, values[name], (False, True))
     one_of("schedule", values["schedule"], SCHEDULES)
@@ -126,9 +126,11 @@ def _objective(objective, recipe: Recipe | None, loss: dict):
     """The loss: what was given, or a recipe's with another temperature or weight of hard negatives."""
     wanted = {name: value for name, value in loss.items() if value is not None}
     if recipe is None:
-        if not callable(objective) or not callable(getattr(objective, "roles", None)):
+        is_object = not isinstance(objective, type) and callable(getattr(objective, "roles", None))
+        if not is_object or not callable(objective):
             raise TypeError(
-                f"objective is {shown(objective)}; it must be a recipe's name or an object of sentpool.objectives"
+                f"objective is {shown(objective)}; it must be a recipe's name or an object of sentpool.objectives, "
+                f"such as InfoNCE()"
             )
         if wanted:
             name = next(iter(wanted))
@@ -155,14 +157,10 @@ def _rates(dropout, folder) -> Sites:
                     f"family's own code: {architecture.dropout.embedding} is that of embeddings"
                 )
         return folder.config.dropout
-    rate = _not_negative("dropout", dropout)
+    rate = number_from_zero("dropout", dropout)
     if rate >= 1:
         raise ValueError(f"dropout is {shown(dropout)}; it must be a probability below 1")
     return Sites(*(rate if field else 0.0 for field in architecture.dropout))
-
-
-def _not_negative(name: str, value) -> float:
-    return 0.0 if value == 0 and not isinstance(value, bool) else positive_number(name, value)
 
 
 def _described(objective) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from sentpool.checks import one_of
 from sentpool.dropout import Dropout
 from sentpool.encoder import SentenceEncoder
 from sentpool.errors import shown
@@ -76,7 +77,8 @@ class Trainer:
     eval_steps : int, optional
         Steps between evaluations; what the recipe says, or 125.
     callbacks : callable or sequence of callables
-        Each is called with the model and the log's row after every step; one that returns True ends the run.
+        Each is called with the model and the log's row after every step, with the evaluation's numbers where there was
+        one. If one returns True, the run ends.
     show_progress_bar : bool, optional
         By default a bar appears where somebody can see it.
 
@@ -137,6 +139,8 @@ class Trainer:
         given = {name: value for name, value in locals().items() if name in SETTING_NAMES}
         self.model = model
         self.settings, self._recipe = resolve_settings(model, objective, given)
+        if output_dir is not None and not isinstance(output_dir, str | os.PathLike):
+            raise TypeError(f"output_dir is {shown(output_dir)}; it must be a path")
         self.output_dir, self.show_progress_bar = output_dir, show_progress_bar
         if not callable(callbacks) and not isinstance(callbacks, Iterable):
             raise TypeError(f"callbacks is {shown(callbacks)}; it must be a function, or a sequence of them")
@@ -179,8 +183,10 @@ class Trainer:
         -----
         SentpoolWarning
             The data are not what the recipe takes; a step is not taken, for its loss or gradient is not finite; the
-            embeddings collapse; a checkpoint is damaged; texts are their own positives, and nothing is dropped.
+            embeddings collapse; a checkpoint is damaged; texts are their own positives, and nothing is dropped; the run
+            ends before its warm-up.
         """
+        one_of("resume", resume, (False, True))
         columns = self._columns(data)
         if resume and self.output_dir is None:
             raise ValueError("resume is True, and there is no output_dir in which a checkpoint could be")
