@@ -51,6 +51,7 @@ def test_texts_pairs_triplets_and_scored_pairs():
         ([("a", 1)], ValueError, "two texts and a score"),
         ([("a", None)], TypeError, r"data\[0\] holds NoneType None where a text belongs"),
         ([("a", float("nan"), "c")], ValueError, r"data\[0\] is"),
+        ([("a", "b", "0.5"), ("c", "d", "1")], ValueError, "column 3 of 3 holds numbers .*give numbers, not str"),
         (["a", " \t"], ValueError, r"data\[1\] has an empty text"),
         ([("a", "b", 1), ("a", "b", float("nan"))], ValueError, r"data\[1\] has the score nan"),
         ([("a", "b", 1), ("a", "b", "high")], ValueError, r"data\[1\] has the score 'high'"),
@@ -113,8 +114,9 @@ def test_columns_are_chosen_by_name(tmp_path):
 
 
 def test_evaluation_tsv_files_are_scored_pairs(tmp_path):
-    data = TrainingData.read(write(tmp_path, "sts.tsv", "4.5\ta\tb\n0\tc\td\n"))
-    assert data.scores.tolist() == [4.5, 0] and data.columns == (["a", "c"], ["b", "d"])
+    for text in ("4.5\ta\tb\n0\tc\td\n", "a\tb\t4.5\nc\td\t0\n"):
+        data = TrainingData.read(write(tmp_path, "sts.tsv", text))
+        assert data.scores.tolist() == [4.5, 0] and data.columns == (["a", "c"], ["b", "d"])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,16 @@ def test_evaluation_tsv_files_are_scored_pairs(tmp_path):
     [
         ("a.xml", "a", r"a.xml: files of sentences end in .txt, .csv, .tsv, .jsonl"),
         ("a.txt", "\n \n", "a.txt is empty"),
-        ("a.txt", b"\xff\xfe", "a.txt: no UTF-8"),
+        ("a.txt", b"\xff\xfe", "a.txt:1: byte 1 of the line is not UTF-8"),
+        ("a.csv", b"a,b\nx,y\nz,caf\xe9\n", "a.csv:3: byte 6 of the line is not UTF-8"),
+        ("a.csv", "sent0;sent1\na;b\n", "a.csv:1: fields of a .csv file stand between commas, .* has ';' instead"),
+        ("a.csv", "sent0\tsent1\na\tb\n", r"a.csv:1: .* has '\\t' instead"),
+        ("a.csv", "id,sent0,sent1\n1,a,b\n2,c,d\n", "column 1 of 3 holds numbers .'2', ….*leave it out"),
+        ("a.csv", "one,two,sim\na,b,0.5\nc,d,1\n", "column 3 of 3 holds numbers .*name it 'score'"),
+        ("a.tsv", "A\tB\tSim\na\tb\t0.5\nc\td\t1\n", "column 3 of 3 holds numbers"),
+        ("a.tsv", "x\ty\t1\nx\ty\tz\n", "a.tsv:2: the last field is 'z'; in the lines above it is a score"),
+        ("a.tsv", "1\tx\ty\nx\ty\n", "a.tsv:2 is list of 2; the first item has 3 fields"),
+        ("a.jsonl", '{"text": "a", "id": 5}\n', "a.jsonl:1 has 5 in 'id', where a text belongs: choose with"),
         ("a.csv", "a,a\nx,y\n", "a.csv:1: the first line must name the columns, each differently"),
         ("a.csv", "a,b\nx,y\nz\n", "a.csv:3: 1 fields, and the first line names 2"),
         ("a.csv", 'a,b\nx,"y\n', "a.csv:2: unexpected end of data"),

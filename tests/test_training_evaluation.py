@@ -126,6 +126,8 @@ def test_train_from_the_shell(folder, tmp_path, capsys):
     pairs = [*command[:2], str(tmp_path / "dev.tsv"), "--output", str(tmp_path / "pairs"), "--max-steps", "2"]
     assert cli.main([*pairs, "--objective", "cosent", "--temperature", "0.1", "--freeze-embeddings"]) == 0
     capsys.readouterr()
+    assert cli.main([*pairs, "--objective", "cosent", "--temperature", "0"]) == 1
+    assert "temperature is 0.0; it must be a number above 0" in capsys.readouterr().err
     assert cli.main([*command[:2], str(tmp_path / "no.csv"), "--output", str(tmp_path / "x")]) == 1
     assert "no.csv" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -69,6 +69,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from sentpool import Trainer, objectives, plotting
+    from sentpool.checks import positive_number
     from sentpool.training import TrainingData
 
     if options.plot:
@@ -85,7 +86,9 @@ def run(options: argparse.Namespace) -> None:
     )
     objective = options.objective
     if objective == _SCORED:  # whose scale is the reciprocal of a temperature
-        objective = objectives.CoSENT() if options.temperature is None else objectives.CoSENT(1 / options.temperature)
+        objective = objectives.CoSENT()
+        if options.temperature is not None:
+            objective = objectives.CoSENT(1 / positive_number("temperature", options.temperature))
         options.temperature = None
     trainer = Trainer(
         model,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sentpool.errors import shown
-from sentpool.training.data_files import SCORE_NAMES, file_items
+from sentpool.training.data_files import SCORE_NAMES, file_items, is_number
 
 _MOST_TEXTS = 3
 
@@ -78,9 +78,9 @@ class TrainingData:
         ----------
         path : str or Path
             .txt: a text per line. .csv: a first line with names, then a line per item, such as SimCSE's
-            ``sent0,sent1,hard_neg``. .tsv: sentences, or a score and two sentences, between tabs, without quotes; a
-            first line is one of names if it consists of usual ones. .jsonl: a text, a list or an object per line.
-            Empty lines are skipped.
+            ``sent0,sent1,hard_neg``. .tsv: sentences, or two of them with a score before or behind, between tabs,
+            without quotes; a first line is one of names if it consists of usual ones. .jsonl: a text, a list or an
+            object per line. Empty lines are skipped.
         columns : sequence of str, optional
             Which columns are read, in this order, where there are names; by default all. One called ``score``,
             ``label``, ``similarity`` or ``similarity_score`` beside two others holds scores.
@@ -110,6 +110,7 @@ class TrainingData:
                 scores.append(_score(place, score))
         if reader is None:
             raise ValueError(f"{source} is empty: there is nothing to train on")
+        _require_no_numbers(source, kept)
         return cls(tuple(kept), np.array(scores, np.float64) if reader.scored else None, source)
 
     def __len__(self) -> int:
@@ -222,6 +223,12 @@ def _named(place: str, item: Mapping, columns: tuple[str, ...] | None) -> _Named
             f"{place} has the fields {', '.join(map(repr, columns or item))}; expected are one to {_MOST_TEXTS} of "
             f"sentences, or two and a score: choose with TrainingData.read(path, columns=(…))"
         )
+    for name in names:
+        if not isinstance(item.get(name, ""), str):
+            raise ValueError(
+                f"{place} has {shown(item[name])} in {name!r}, where a text belongs: choose with "
+                f"TrainingData.read(path, columns=(…))"
+            )
     return _Named(names, score)
 
 
@@ -230,6 +237,17 @@ def _checked_columns(columns: Sequence[str]) -> tuple[str, ...]:
     if not 1 <= len(names) <= _MOST_TEXTS or not all(isinstance(name, str) for name in names):
         raise ValueError(f"columns is {shown(columns)}; it must hold one to {_MOST_TEXTS} names")
     return names
+
+
+def _require_no_numbers(source: str, columns: list[list[str]]) -> None:
+    """Raise where ids, labels or scores would be taken for sentences; the first may be the name of their column."""
+    for k, column in enumerate(columns, 1):
+        if len(column) > 1 and all(map(is_number, column[1:])):
+            raise ValueError(
+                f"{source}: column {k} of {len(columns)} holds numbers ({', '.join(map(repr, column[1:4]))}, …) and no "
+                f"texts: leave it out, or, where it says how alike two texts are, name it 'score' in the first line "
+                f"(from Python, give numbers, not str)"
+            )
 
 
 def _text(place: str, value: object) -> str:

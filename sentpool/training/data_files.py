@@ -36,8 +36,19 @@ def file_items(path: Path) -> Iterator[tuple[str, object]]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             yield from read(path, file)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: no UTF-8 ({error.reason}): convert it, or get it anew") from error
+        except UnicodeDecodeError:
+            raise ValueError(f"{_no_utf8(path)}; convert the file to UTF-8, or get it anew") from None
+
+
+def _no_utf8(path: Path) -> str:
+    """Where a file is no UTF-8."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8"
+    return f"{path} is not UTF-8"
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[tuple[str, str]]:
@@ -70,6 +81,11 @@ def _csv(path: Path, file: TextIO) -> Iterator[tuple[str, dict]]:
 
 def _names(place: str, row: list[str]) -> list[str]:
     names = [name.strip() for name in row]
+    other = next((mark for mark in (";", "\t") if len(names) == 1 and mark in row[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"{place}: fields of a .csv file stand between commas, and the first line has {other!r} instead: {row[0]!r}"
+        )
     if len(set(names)) < len(names) or "" in names:
         raise ValueError(f"{place}: the first line must name the columns, each differently; it is {row!r}")
     return names
@@ -77,27 +93,34 @@ def _names(place: str, row: list[str]) -> list[str]:
 
 def _tsv(path: Path, file: TextIO) -> Iterator[tuple[str, list | dict]]:
     names: list[str] | None = None
-    score_first: bool | None = None
+    score_at: int | None = None
+    is_first = True
     for place, line in _lines(path, file):
         fields = line.split("\t")
-        if score_first is None and names is None:
+        if is_first:
+            is_first = False
             if all(field.strip().lower() in _USUAL_NAMES for field in fields):
                 names = _names(place, fields)
                 continue
-            score_first = len(fields) == 3 and _is_number(fields[0])
+            if len(fields) == 3:
+                score_at = next((i for i in (0, 2) if is_number(fields[i])), None)
         if names is not None:
             if len(fields) != len(names):
                 raise ValueError(f"{place}: {len(fields)} fields between tabs; the first line names {len(names)}")
             yield place, dict(zip(names, fields, strict=True))
-        elif score_first:
-            if not _is_number(fields[0]):
-                raise ValueError(f"{place}: the first field is {fields[0]!r}; in the lines above it is a score")
-            yield place, [float(fields[0]), *fields[1:]]
+        elif score_at is not None and len(fields) == 3:
+            if not is_number(fields[score_at]):
+                field = "last" if score_at else "first"
+                raise ValueError(
+                    f"{place}: the {field} field is {fields[score_at]!r}; in the lines above it is a score"
+                )
+            yield place, [float(field) if i == score_at else field for i, field in enumerate(fields)]
         else:
             yield place, fields
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is a number, as one of a score is."""
     try:
         float(text)
     except ValueError:
