@@ -494,6 +494,16 @@ def test_without_a_pair_the_cache_is_the_states():
         ({"backward": None}, TypeError, r"Scaled.* has no backward\(d_embeddings, cache\)"),
         ({"backward": lambda self, d, last: (d, {"factor": d[0, :1]})}, ValueError, r"gradients of shapes \(4, 6\)"),
         ({"backward": lambda self, d, last: (np.zeros((4, 3, 2, 6)), {})}, ValueError, "{}; expected .*'factor'"),
+        (
+            {"backward": lambda self, d, last: np.zeros((4, 3, 2, 6))},
+            TypeError,
+            "backward returned ndarray; expected the gradient",
+        ),
+        (
+            {"backward": lambda self, d, last: (np.zeros((4, 3, 2, 6)), None)},
+            TypeError,
+            "returned ndarray, NoneType; expected",
+        ),
         ({"parameters": lambda self: {"factor": [1.0]}}, TypeError, "'factor', which must be a writable float32 array"),
         ({"forward": lambda self, states: (states, None)}, ValueError, "returned float32 of shape"),
     ],

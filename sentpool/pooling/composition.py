@@ -315,7 +315,14 @@ class UserPooling(LayerPooling):
         return checked_vectors(embeddings, len(states), self.pooling), _UserCache(cache, states.shape)
 
     def backward(self, d_embeddings, cache, threads):
-        d_states, gradients = self.pooling.backward(d_embeddings, cache.given)
+        result = self.pooling.backward(d_embeddings, cache.given)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Mapping):
+            kinds = [type(part).__name__ for part in (result if isinstance(result, tuple) else (result,))]
+            raise TypeError(
+                f"{shown(self.pooling)}.backward returned {', '.join(kinds)}; expected the gradient of the states, and "
+                f"a dict of those of its parameters, {{}} where it has none"
+            )
+        d_states, gradients = result
         shapes = {name: array.shape for name, array in self.parameters().items()}
         found = {name: np.shape(gradient) for name, gradient in gradients.items()}
         if np.shape(d_states) != cache.shape or found != shapes:
