@@ -12,6 +12,8 @@ from texts import Workload
 from workers import Worker, run_python
 
 _IMPORT = "import time; start = time.perf_counter(); {imports}; print(time.perf_counter() - start)"
+# One more is not counted: it brings the files into the page cache and leaves the bytecode that pip leaves.
+_PROCESSES, _QUICK_PROCESSES = 5, 1
 
 # Files of the packages and of all that they require, extras aside, as pip recorded them.
 _INSTALLED = """
@@ -33,29 +35,39 @@ print(json.dumps(seen))
 
 
 def measure(peers: list[Peer], model: Model, workload: Workload, chosen: dict, settings: Settings) -> dict[str, dict]:
-    """Each peer for which settings were chosen, in a fresh process, one pass over the workload."""
+    """Each peer for which settings were chosen, in fresh processes, one pass over the workload in the last of them."""
     return {
         peer.name: _measure(peer, model, workload, chosen[peer.name], settings) for peer in peers if peer.name in chosen
     }
 
 
 def _measure(peer: Peer, model: Model, workload: Workload, chosen: dict, settings: Settings) -> dict:
-    imports = [float(run_python(peer, settings, _IMPORT.format(imports=peer.imports))) for _ in range(5)]
+    processes = 1 + (_QUICK_PROCESSES if settings.quick else _PROCESSES)
+    program = _IMPORT.format(imports=peer.imports)
+    imports = [float(run_python(peer, settings, program)) for _ in range(processes)]
+    loads = [_load_seconds(peer, model, settings) for _ in range(processes)]
     sizes = json.loads(run_python(peer, settings, _INSTALLED.format(packages=peer.packages)))
     if peer.module == "sentpool":
         sizes["sentpool"] = _own_size()
     with Worker(peer, settings) as worker:
         worker.read(workload)
-        load = worker.open(model)
+        worker.open(model)
         worker.ask("configure", **chosen)
         first = worker.ask("encode", name=workload.name)["seconds"]
         return {
-            "import_seconds": statistics.median(imports),
-            "load_seconds": load,
+            "imports": imports[1:],
+            "import_seconds": statistics.median(imports[1:]),
+            "loads": loads[1:],
+            "load_seconds": statistics.median(loads[1:]),
             "first_pass_seconds": first,
             "peak_rss": worker.ask("memory")["peak"],
             "installed_bytes": sizes,
         }
+
+
+def _load_seconds(peer: Peer, model: Model, settings: Settings) -> float:
+    with Worker(peer, settings) as worker:
+        return worker.open(model)
 
 
 def _own_size() -> int:

@@ -1,4 +1,4 @@
-"""Results as tables of text; plots.py draws the same numbers."""
+"""Results as tables of text; plot_results.py draws the same numbers."""
 
 from __future__ import annotations
 

@@ -141,7 +141,8 @@ def _python(peer: Peer, settings: Settings) -> str:
 
 def _environment(peer: Peer, threads: int) -> dict[str, str]:
     count = str(threads)
-    environment = os.environ | {
+    # Bytecode is kept, as it is for a package that pip installed: compiling it is no part of an import.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
