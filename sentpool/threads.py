@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from sentpool.checks import positive_integer
@@ -20,8 +21,8 @@ def set_num_threads(threads: int | None) -> None:
     Parameters
     ----------
     threads
-        A positive integer; None goes back to the default, which is the number of physical cores that CPU affinity
-        and the cgroup's quota leave to this process.
+        A positive integer; None goes back to the default: SENTPOOL_NUM_THREADS where the environment has it, else
+        the number of physical cores that CPU affinity and the cgroup's quota leave to this process.
 
     Raises
     ------
@@ -65,16 +66,25 @@ def _topology(cpu: int, what: str) -> str | None:
 
 
 def _cgroup_quota() -> int:
-    """Whole CPUs that the cgroup (version 2, else 1) grants, rounded up; a large number where it sets no limit."""
-    unlimited = 1 << 20
-    fields = (_read("/sys/fs/cgroup/cpu.max") or "").split()
-    if not fields:
-        fields = [_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{what}_us") or "" for what in ("quota", "period")]
-    try:
-        quota, period = (int(field) for field in fields)
-    except ValueError:
-        return unlimited
-    return math.ceil(quota / period) if quota > 0 and period > 0 else unlimited
+    """Whole CPUs, rounded up, that the process's cgroup and those above it grant; a large number without a limit."""
+    quotas = [1 << 20]
+    for folder in _cgroups():
+        fields = (_read(f"{folder}/cpu.max") or "").split()
+        if not fields:  # version 1
+            fields = [_read(f"{folder}/cpu.cfs_{what}_us") or "" for what in ("quota", "period")]
+        if all(field.isdigit() for field in fields) and int(fields[1]):
+            quotas.append(math.ceil(int(fields[0]) / int(fields[1])))
+    return min(quotas)
+
+
+def _cgroups() -> Iterator[Path]:
+    """Folders that may limit this process's CPU time, from its own to the root: of a container its own may be
+    missing, and the root is the container's."""
+    for line in (_read("/proc/self/cgroup") or "0::/").splitlines():
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if not controllers or "cpu" in controllers.split(","):
+            root, parts = Path("/sys/fs/cgroup", "cpu" if controllers else ""), Path(path).parts[1:]
+            yield from (root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
 
 
 def _read(path: str) -> str | None:
