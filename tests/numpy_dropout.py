@@ -3,6 +3,7 @@ promises, and a BERT in float64 that uses them."""
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -38,16 +39,27 @@ def draws(place: dict, token, block) -> np.ndarray:
 
 def kept_states(p: float, place: dict, first_token: int, T: int, H: int) -> np.ndarray:
     """Which of T tokens' H values stay, (T, H) bool."""
-    token = first_token + np.arange(T)[:, None]
-    words = draws(place, token, np.arange(-(-H // 4))[None])
-    return words.reshape(T, -1)[:, :H] >= math.floor(p * 2**32)
+    return _kept_states(p, tuple(place.items()), first_token, T, H)
 
 
 def kept_probabilities(p: float, place: dict, heads: int, T: int) -> np.ndarray:
     """Which attention probabilities of a sentence stay, (heads, T queries, T keys) bool."""
+    return _kept_probabilities(p, tuple(place.items()), heads, T)
+
+
+# Central differences ask for the same masks hundreds of times.
+@functools.lru_cache(256)
+def _kept_states(p, place, first_token, T, H):
+    token = first_token + np.arange(T)[:, None]
+    words = draws(dict(place), token, np.arange(-(-H // 4))[None])
+    return words.reshape(T, -1)[:, :H] >= math.floor(p * 2**32)
+
+
+@functools.lru_cache(256)
+def _kept_probabilities(p, place, heads, T):
     blocks = -(-T // 4)
     block = np.arange(heads)[:, None, None] * blocks + np.arange(blocks)
-    words = draws(place, np.arange(T)[None, :, None], block)
+    words = draws(dict(place), np.arange(T)[None, :, None], block)
     return words.reshape(heads, T, -1)[:, :, :T] >= math.floor(p * 2**32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -184,7 +185,7 @@ class Encoder:
             scores = turned[0] @ turned[1].T / math.sqrt(d)
             if self.family == "mpnet":
                 table = self.tensors["encoder.relative_attention_bias.weight"][:, head]
-                scores = scores + table[np.vectorize(_bucket)(distance)]
+                scores = scores + table[_buckets(T)]
             if window is not None:
                 scores = np.where(np.abs(distance) <= window, scores, -np.inf)
             scores = np.exp(scores - scores.max(1, keepdims=True))
@@ -200,6 +201,12 @@ class Encoder:
         angles = np.arange(len(x))[:, None] * base ** (-np.arange(0, r, 2) / r)
         turned = (x[:, : r // 2] + 1j * x[:, r // 2 : r]) * np.exp(1j * angles)
         return np.concatenate([turned.real, turned.imag, x[:, r:]], axis=1)
+
+
+@functools.lru_cache(32)
+def _buckets(T: int) -> np.ndarray:
+    """Of every query and key of a sentence."""
+    return np.vectorize(_bucket)(np.arange(T)[:, None] - np.arange(T))
 
 
 def _bucket(distance: int) -> int:
