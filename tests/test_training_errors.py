@@ -91,6 +91,31 @@ class Together:
         return float(((embeddings - wanted) ** 2).sum()), 2 * (embeddings - wanted)
 
 
+@pytest.mark.parametrize(
+    ("roles", "gradient", "message"),
+    [
+        ((0, 1), lambda embeddings: embeddings, r"has the roles \(0, 1\); the data have 1 columns"),
+        ((), lambda embeddings: embeddings, r"has the roles \(\)"),
+        (
+            (0, 0),
+            lambda embeddings: embeddings.reshape(-1, 24),
+            r"a gradient of shape \(16, 24\); .* \(2, 8, 24\)",
+        ),
+        ((0, 0), lambda embeddings: embeddings.swapaxes(0, 1), r"gave a gradient of shape \(8, 2, 24\)"),
+    ],
+)
+def test_an_objective_of_ones_own_is_checked(folder, roles, gradient, message):
+    class Own:
+        def roles(self, columns):
+            return roles
+
+        def __call__(self, embeddings, scores, threads):
+            return 1.0, gradient(embeddings)
+
+    with pytest.raises(ValueError, match=message):
+        trained(folder, objective=Own())
+
+
 def test_collapse_is_said_once(folder):
     model = SentenceEncoder(folder, pooling="mean")
     trainer = Trainer(model, Together(), batch_size=8, max_steps=150, learning_rate=3e-2, max_grad_norm=None)

@@ -83,6 +83,8 @@ class TrainingRun:
         columns = data.columns if isinstance(data, TrainingData) else data
         objective, texts = self.settings.objective, self.texts
         self.roles = tuple(objective.roles(len(columns)))
+        if not self.roles or not set(self.roles) <= set(range(len(columns))):
+            raise ValueError(f"{shown(objective)} has the roles {self.roles}; the data have {len(columns)} columns")
         self.scores = None if texts is None else texts.scores
         needs_scores = getattr(objective, "needs_scores", False)
         if needs_scores and self.scores is None:
@@ -211,18 +213,17 @@ class TrainingRun:
             store.clear_gradients()
         embeddings = self.source.forward(self._rows(items), self.step)
         embeddings = embeddings.reshape(len(self.roles), len(items), -1)
-        scores = None if self.scores is None else self.scores[items]
-        loss, gradients = settings.objective(embeddings, scores, self.threads)
+        loss, gradients = self._loss(embeddings, items)
         row = {
             "step": self.step + 1,
             "epoch": epoch,
-            "loss": float(loss),
+            "loss": loss,
             "learning_rate": rate,
             "grad_norm": math.nan,
             "mean_cosine": mean_cosine(embeddings[0]),
         }
         if math.isfinite(loss):
-            self.source.backward(np.reshape(gradients, (-1, embeddings.shape[2])))
+            self.source.backward(gradients.reshape(-1, embeddings.shape[2]))
             if self.language_model is not None:
                 self._add_language_model(row)
         # From here on, the step is taken as a whole or not at all.
@@ -241,6 +242,17 @@ class TrainingRun:
                 self.output.append(row)
         self._watch(row)
         return row
+
+    def _loss(self, embeddings: np.ndarray, items: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective's loss of the embeddings (roles, n, d) of a step's items, and its gradient."""
+        objective = self.settings.objective
+        loss, gradients = objective(embeddings, None if self.scores is None else self.scores[items], self.threads)
+        if np.shape(gradients) != embeddings.shape:
+            raise ValueError(
+                f"{shown(objective)} gave a gradient of shape {np.shape(gradients)}; that of embeddings of shape "
+                f"{embeddings.shape} has the same"
+            )
+        return float(loss), np.asarray(gradients, np.float32)
 
     def _add_language_model(self, row: dict) -> None:
         row["contrastive_loss"], row["mlm_loss"] = row["loss"], self.masked.backward()

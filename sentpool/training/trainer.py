@@ -31,8 +31,9 @@ class Trainer:
     model : SentenceEncoder
     objective : str or object, default "simcse-unsup"
         A recipe: ``simcse-unsup``, ``simcse-sup`` (Gao et al. 2021), ``oh2022-unsup``, ``oh2022-sup`` (Oh et al. 2022),
-        whose numbers hold where None is given below; or an object of `sentpool.objectives`, with which None means the
-        numbers of ``simcse-unsup``. It never changes the model's pooling.
+        whose numbers hold where None is given below; or an object of `sentpool.objectives`, or of your own with
+        `roles(columns)` and a call as `objectives.InfoNCE` has them, with which None means the numbers of
+        ``simcse-unsup``. It never changes the model's pooling.
     pooling : str or Pooling, optional
         Replaces the model's pooling before training. A name whose parameters the model's folder does not hold, such as
         ``layer_attention`` or ``cls_mlp_train_only``, starts with fresh ones.
