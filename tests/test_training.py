@@ -294,11 +294,11 @@ def test_bits_do_not_depend_on_threads_or_chunks(folder, name):
     assert case_bits(folder, name, seed=8) != expected
 
 
-PEAK = """
-import resource, sys
+PEAK = r"""
+import re, sys
 sys.path.insert(0, sys.argv[1])
 from training_runs import sentences, trained
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = lambda: int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
 shared = {"data": sentences(400), "dropout": 0.1, "max_steps": 1, "threads": 2}
 trained(sys.argv[2], batch_size=8, **shared)
 before = peak()
