@@ -72,5 +72,11 @@ def unprivileged():
         os.seteuid(0)
 
 
+def let_others_through(path: Path) -> None:
+    """To whatever is in a folder of pytest's, and in those around it."""
+    for folder in (path, *(parent for parent in path.parents if "pytest" in str(parent))):
+        folder.chmod(folder.stat().st_mode | 0o011)
+
+
 def read(path: Path, **options) -> TextTokenizer:
     return TextTokenizer.read(path, EncoderConfig.read(path), **options)

@@ -84,6 +84,7 @@ print(json.dumps([found, _core.config(), _core.gemm_calls()]))
 """
 
 
+@pytest.mark.every_way
 @pytest.mark.parametrize("way", environments())
 def test_golden_hashes(way, request):
     folder = "" if way == "generic" else str(request.getfixturevalue("minilm"))  # software fma is slow

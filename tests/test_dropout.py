@@ -245,6 +245,7 @@ print(digest(build("odd"), *sentences("odd"), threads=2))
 """
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 @pytest.mark.parametrize("way", [*environments(), "scalar"])
 def test_every_way_to_compute_gives_one_hash(way):

@@ -190,6 +190,7 @@ def variants(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 @pytest.mark.parametrize("way", environments())
 def test_golden_hashes(variants, way):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fabricate import bert_folder, sentence_transformers_folder, write_sharded
 from fabricate_torch import write_torch, write_torch_sharded
-from folder_checks import unprivileged
+from folder_checks import let_others_through, unprivileged
 from safetensors.numpy import load_file
 
 from sentpool import SentenceEncoder
@@ -266,8 +266,7 @@ def test_a_folder_without_permission_is_not_missing(tmp_path, monkeypatch, close
     inner.mkdir(parents=True)
     monkeypatch.chdir(tmp_path if closed == "the folder" else home)
     (inner if closed == "the folder" else home).chmod(0)
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(folder.stat().st_mode | 0o011)
+    let_others_through(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace())
     try:
         with unprivileged(), pytest.raises(PermissionError, match=f"no permission to look into .*{inner.name}"):

@@ -264,6 +264,7 @@ def test_added_tokens_with_white_space_forbid_every_cut(content):
     assert LongText.of(backend) is SpacedText.of(backend) is None
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("unit", ["the cat sat on covid19 ", " ", "the\ncat\n"])
 def test_a_long_text_with_an_added_word_is_quick(unit):
     backend = plain_backend(tokenizer_json(added=[{"content": "covid19", "special": False, "normalized": True}]))
@@ -314,6 +315,7 @@ FIFTY_MB = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("what", FIFTY_MB)
 def test_fifty_megabytes(minilm, what):
     code = f"""

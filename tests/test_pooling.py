@@ -174,6 +174,7 @@ def digest(folder, threads=1) -> str:
     return found.hexdigest()
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 @pytest.mark.parametrize("way", [*environments(), "scalar"])
 def test_every_way_to_compute_gives_the_same_bits(model, way):

@@ -258,6 +258,7 @@ def digest(threads: int) -> str:
     return found.hexdigest()
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 @pytest.mark.parametrize("way", [*environments(), "scalar"])
 def test_every_way_to_compute_gives_the_same_bits(way):

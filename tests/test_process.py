@@ -43,6 +43,7 @@ def tiny(tmp_path_factory):
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("texts", ["short", "long"])
 def test_ctrl_c_returns_within_200_ms(minilm, texts):
     """Interrupted while the core runs or while texts are tokenised; then the next call gives the usual bits."""
@@ -75,6 +76,7 @@ def test_ctrl_c_returns_within_200_ms(minilm, texts):
     assert float(out.stdout) <= 0.2
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_a_comparison_of_many_vectors():
     out = run(
         """

@@ -243,6 +243,7 @@ def test_each_sentence_alone_gives_the_bits_of_the_batch(models):
         assert model.sbert_wk(tokens, [0, len(tokens)], 4, 2, threads=2).tobytes() == vector.tobytes()
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 @pytest.mark.parametrize("way", [*environments(), "scalar"])
 def test_every_way_to_compute_gives_the_same_bits(way):

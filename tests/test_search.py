@@ -167,6 +167,7 @@ print(_core.config()["isa"], digest.hexdigest())
 """
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 def test_every_instruction_set_gives_the_same_bits():
     lines = set()
@@ -283,6 +284,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, (ids[:, 0] ==
     assert int(grown) < 60 << 10
 
 
+@pytest.mark.alone
 def test_ctrl_c_returns_within_200_ms():
     out = run_alone("""
 vectors = np.random.default_rng(0).standard_normal((100_000, 384), dtype=np.float32)

@@ -325,6 +325,7 @@ print(*(case_bits(sys.argv[2], name) for name in CASES))
 """
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 @pytest.mark.timeout(600)
 def test_bits_do_not_depend_on_the_instruction_set(folder):

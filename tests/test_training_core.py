@@ -210,6 +210,7 @@ print(hashlib.sha256(gradient_bits(sys.argv[2], threads=2, **DROPOUT)).hexdigest
 """
 
 
+@pytest.mark.every_way
 @pytest.mark.bits
 @pytest.mark.parametrize("way", [*environments(), "scalar"])
 def test_every_way_to_compute_gives_one_hash(way):
