@@ -29,6 +29,8 @@ float *sp_zeros(int64_t count);
 /* `bytes` of plain memory, or NULL. */
 void *sp_bytes(size_t bytes);
 void sp_free(void *p);
+/* Freed memory goes back to the system, where the C library can do that. */
+void sp_release_freed(void);
 /* Tests only: let the n-th allocation from now on fail (1 = the next one; 0 = none). */
 void sp_fail_allocation(int64_t n);
 

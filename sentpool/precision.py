@@ -254,6 +254,7 @@ def open_into(model, wanted: Precision) -> None:
     sentences, named = bundled_sentences(), "bundled sentences"
     wanted, reference = calibrate(model, wanted, sentences, named)
     _open_and_measure(model, wanted, sentences, reference, named)
+    _core.release_freed_memory()  # what calibrating left; nobody asked for more than a model in int8
 
 
 def _open_and_measure(model, wanted: Precision, sentences, reference: np.ndarray, named: str) -> None:

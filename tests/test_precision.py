@@ -205,7 +205,7 @@ def test_a_process_with_bert_base_is_smaller():
     shape = {"vocab_size": 30522, "max_positions": 512, "type_vocab_size": 2, "hidden": 768, "layers": 12}
     script = (
         "import re, sys, numpy, sentpool; from sentpool import _core\n"
-        "used = lambda what: int(re.search(what + ':\\\\s+(\\\\d+)', open('/proc/self/status').read())[1])\n"
+        "used = lambda what: int(re.search(what + ':\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
         f"model = _core.Model(**{shape}, heads=12, intermediate=3072, dtype=sys.argv[1])\n"
         "for name, s in model.tensors().items():\n"
         "    for first in range(0, s[0], 500):\n"
@@ -253,6 +253,27 @@ def test_loading_needs_no_more_memory_than_in_float32(tmp_path):
     }
     assert used["float32"] > 30_000
     assert used["int8"] < 0.95 * used["float32"] and used["bfloat16"] < 0.95 * used["float32"]
+
+
+RESIDENT = """
+import re, sys, warnings
+warnings.simplefilter("ignore")
+from sentpool import SentenceEncoder
+model = SentenceEncoder(sys.argv[1], dtype="int8")
+print(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+def test_calibrating_leaves_no_memory_behind(tmp_path):
+    folder = bert_folder(
+        tmp_path / "m", vocab_size=30000, hidden_size=256, num_attention_heads=4, intermediate_size=1024
+    )
+    SentenceEncoder(folder, dtype="int8").save_pretrained(tmp_path / "saved")
+    calibrated, saved = (
+        int(subprocess.run([sys.executable, "-c", RESIDENT, str(f)], capture_output=True, text=True, check=True).stdout)
+        for f in (folder, tmp_path / "saved")
+    )
+    assert calibrated < saved + 4_000
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #define CACHE_LINE ((size_t)64)
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -49,4 +52,11 @@ float *sp_zeros(int64_t count)
 void sp_free(void *p)
 {
 	free(p);
+}
+
+void sp_release_freed(void)
+{
+#if defined(__GLIBC__)
+	malloc_trim(0);
+#endif
 }

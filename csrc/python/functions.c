@@ -111,6 +111,12 @@ static PyObject *gemm_calls(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ign
 	return Py_BuildValue("{s:L,s:L}", "panel", (long long)calls.panel, "blis", (long long)calls.blis);
 }
 
+static PyObject *release_freed_memory(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+	sp_release_freed();
+	Py_RETURN_NONE;
+}
+
 static PyObject *fail_allocation(PyObject *Py_UNUSED(module), PyObject *args)
 {
 	long long n;
@@ -133,6 +139,8 @@ PyMethodDef sp_functions[] = {
 	{"isas", isas, METH_NOARGS, "isas()\n--\n\nThe instruction sets that run on this CPU, best first."},
 	{"gemm_calls", gemm_calls, METH_NOARGS,
          "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},
+	{"release_freed_memory", release_freed_memory, METH_NOARGS,
+         "release_freed_memory()\n--\n\nMemory that was freed goes back to the system, where the C library can do that."},
 	{"fail_allocation", fail_allocation, METH_VARARGS,
          "fail_allocation(n)\n--\n\nFor tests: the n-th allocation of the core from now on fails; 0 switches it off."},
 	{NULL, NULL, 0, NULL}};
