@@ -100,7 +100,7 @@ def test_import_is_light():
 
 
 def test_import_and_load_are_quick(minilm):
-    """CPU time, the least of five processes, for others may compute; NumPy and tokenizers are imported too."""
+    """CPU time, the least of five processes; bounds are about three times what a quiet machine needs."""
     steps = (
         "import sentpool",
         "sentpool.SentenceEncoder, sentpool.evaluation.sts",
@@ -111,8 +111,8 @@ def test_import_and_load_are_quick(minilm):
     seconds = [[float(line) for line in run_python("-c", code, minilm).stdout.split()] for _ in range(5)]
     bare, everything, load = map(min, zip(*seconds, strict=True))
     assert bare < 0.1
-    assert everything < 0.4
-    assert load < 0.25
+    assert everything < 0.6
+    assert load < 0.4
 
 
 @needs_source
