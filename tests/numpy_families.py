@@ -18,7 +18,8 @@ from numpy_dropout import (
 
 
 def _gelu(x):
-    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    erf = np.array([math.erf(z) for z in (x / math.sqrt(2)).ravel().tolist()])
+    return 0.5 * x * (1 + erf.reshape(x.shape))
 
 
 def _gelu_tanh(x):
