@@ -45,7 +45,7 @@ asan: build $(VENV)/dev $(VENV)/demo ## the C-heavy tests under AddressSanitizer
 	@$(call copy_tree,build/asan)
 	@$(call build_copy,build/asan,SENTPOOL_SANITIZE=1 CC=gcc)
 	@cd build/asan && LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" PYTHONMALLOC=malloc \
-	    ASAN_OPTIONS=detect_leaks=0 ../../$(PY) -m pytest -p no:cacheprovider --timeout=600 -m "kernels or bits" $(ARGS)
+	    ASAN_OPTIONS=detect_leaks=0 ../../$(PY) -m pytest -p no:cacheprovider --timeout=600 -m "kernels or bits or training" $(ARGS)
 
 werror: python ## compile with -Wconversion -Werror under gcc and clang
 	@for compiler in gcc clang; do $(call copy_tree,build/$$compiler) && \

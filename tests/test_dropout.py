@@ -20,6 +20,8 @@ from test_bits import environments
 
 from sentpool import SentenceEncoder, _core, encoding_run
 
+pytestmark = pytest.mark.training
+
 HERE = Path(__file__).resolve().parent
 
 # ---- Philox ----------------------------------------------------------------------------------------------------------

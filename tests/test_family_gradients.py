@@ -14,7 +14,7 @@ from test_families import BERT_RATES, RATES, VARIANTS, packed
 
 from sentpool import SentenceEncoder, _core
 
-pytestmark = pytest.mark.kernels
+pytestmark = [pytest.mark.kernels, pytest.mark.training]
 STEP = 1e-5
 NONE = (0.0,) * 5
 

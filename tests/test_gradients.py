@@ -28,6 +28,8 @@ from op_table import (  # noqa: E402
 )
 from test_gradient_kernels import SCALAR, activation_backward  # noqa: E402
 
+pytestmark = pytest.mark.training
+
 # Edges of vectors, panels, tiles and blocks of 256 first, then what a generator draws.
 WIDTHS = (1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 64, 83, 84, 85, 300)
 LENGTHS = (1, 2, 3, 13, 14, 15, 16, 17, 31, 32, 33, 255, 256, 257, 300, 520)

@@ -22,6 +22,8 @@ from sentpool import ModelFolderError, SentenceEncoder, SentpoolWarning, Trainer
 from sentpool.masked_language_model import MaskedLanguageModel
 from sentpool.mlm_head import read_head
 
+pytestmark = pytest.mark.training
+
 PARTS = ("dense", "dense_bias", "norm", "norm_bias", "words", "bias")
 
 

@@ -14,6 +14,8 @@ import pytest
 from sentpool import _core
 from sentpool.objectives import CoSENT, InfoNCE
 
+pytestmark = pytest.mark.training
+
 
 def embeddings(seed, roles, n, d):
     return np.random.default_rng(seed).standard_normal((roles, n, d))

@@ -13,6 +13,8 @@ from sentpool.fresh_parameters import fresh_normal
 from sentpool.optimizer import AdamW, ParameterRules, learning_rate_at
 from sentpool.parameter_store import ParameterStore
 
+pytestmark = pytest.mark.training
+
 NAMES = {
     "embeddings.word_embeddings.weight": (50, 8),
     "embeddings.LayerNorm.weight": (8,),

@@ -30,6 +30,8 @@ from sentpool.pooling import (
     initial,
 )
 
+pytestmark = pytest.mark.training
+
 DRAWS = (0x0123456789ABCDEF, 7, 2**32 - 60)
 # Edges of vectors, panels and blocks of 256 first, then what a generator draws.
 WIDTHS = (1, 2, 3, 8, 15, 16, 17, 31, 32, 33, 64, 100, 257, 300)

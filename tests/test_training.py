@@ -25,6 +25,8 @@ from sentpool.pooling import Pooling, initial
 from sentpool.trained_weights import digest, trained_tensors
 from sentpool.training import TrainingData
 
+pytestmark = pytest.mark.training
+
 HERE = Path(__file__).resolve().parent
 
 

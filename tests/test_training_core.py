@@ -19,6 +19,8 @@ from test_bits import environments
 from sentpool import _core
 from sentpool.objectives import InfoNCE
 
+pytestmark = pytest.mark.training
+
 HERE = Path(__file__).resolve().parent
 POOLINGS = ("cls", "mean", "max", "mean_sqrt_len", "weighted_mean", "last_token")
 RATES = numpy_dropout.of_bert(0.1, 0.2)
