@@ -273,7 +273,7 @@ def test_calibrating_leaves_no_memory_behind(tmp_path):
         int(subprocess.run([sys.executable, "-c", RESIDENT, str(f)], capture_output=True, text=True, check=True).stdout)
         for f in (folder, tmp_path / "saved")
     )
-    assert calibrated < saved + 4_000
+    assert calibrated < saved + 8_000  # kilobytes; 13,000 more without giving them back
 
 
 # ---- calibration -----------------------------------------------------------------------------------------------------
