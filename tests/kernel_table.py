@@ -116,20 +116,22 @@ class Kernels:
 
 
 class Guarded:
-    """A copy of an array that ends exactly where an unreadable page begins: one float too far is a crash."""
+    """A copy of an array between two unreadable pages, up against the second or, `in_front`, the first: one float too
+    far is a crash."""
 
     _libc = ctypes.CDLL(None, use_errno=True)
     _libc.mprotect.argtypes = (c_void_p, ctypes.c_size_t, c_int)
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: np.ndarray, in_front: bool = False) -> None:
         page = mmap.PAGESIZE
         size = array.nbytes
         whole = -(-size // page) * page
-        self._map = mmap.mmap(-1, whole + page)
+        self._map = mmap.mmap(-1, page + whole + page)
         start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        if self._libc.mprotect(start + whole, page, 0):
-            raise OSError(ctypes.get_errno(), "mprotect")
-        self.address = start + whole - size
+        for guard in (start, start + page + whole):
+            if self._libc.mprotect(guard, page, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        self.address = start + page + (0 if in_front else whole - size)
         self.array = np.frombuffer((ctypes.c_char * size).from_address(self.address), array.dtype).reshape(array.shape)
         self.array[...] = array
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -518,33 +519,40 @@ def test_screening_equals_its_twin(kernels, n):
 # ---- no kernel reads or writes beyond its operands -----------------------------------------------------------------
 
 
+each_side = pytest.mark.parametrize("in_front", [False, True], ids=["behind", "in front"])
+
+
 @each_isa
-def test_gemm_stays_inside_guard_pages(kernels):
+@each_side
+def test_gemm_stays_inside_guard_pages(kernels, in_front):
+    guarded = partial(Guarded, in_front=in_front)
     rng = np.random.default_rng(4)
     for m in (1, 5, 14, 15):
         for n in (1, 15, 16, 31, 32, 33, 48):
             for k in (1, 3, 32, 257):
                 x, weight, bias = numbers(rng, m, k), numbers(rng, n, k), numbers(rng, n)
                 panels = kernels.pack_weight(weight)
-                gx, gp, gb, gc = Guarded(x), Guarded(panels), Guarded(bias), Guarded(np.zeros((m, n), np.float32))
+                gx, gp, gb, gc = guarded(x), guarded(panels), guarded(bias), guarded(np.zeros((m, n), np.float32))
                 b = PanelB(gp.address, k * kernels.nr, kernels.nr)
                 kernels.gemm(gc.address, n, PanelA(gx.address, k, 0), b, gb.address, m, n, k)
                 assert same(gc.array.copy(), SCALAR.linear(x, weight, bias))
 
 
 @each_isa
+@each_side
 @pytest.mark.parametrize("H", WIDTHS)
-def test_row_kernels_stay_inside_guard_pages(kernels, H):
+def test_row_kernels_stay_inside_guard_pages(kernels, H, in_front):
+    guarded = partial(Guarded, in_front=in_front)
     rng = np.random.default_rng(H)
-    a, b, gamma, beta = (Guarded(numbers(rng, *shape)) for shape in ((3, H), (3, H), (H,), (H,)))
-    y = Guarded(np.zeros((3, H), np.float32))
+    a, b, gamma, beta = (guarded(numbers(rng, *shape)) for shape in ((3, H), (3, H), (H,), (H,)))
+    y = guarded(np.zeros((3, H), np.float32))
     norm = (gamma.address, beta.address, 1e-5, 3, H)
     kernels.add_layernorm(y.address, H, a.address, H, b.address, H, *norm)
     kernels.embed_row(y.address + 8 * H, a.address + 8 * H, b.address + 8 * H, gamma.address, H)
     kernels.divide_rows(y.address, H, a.address, 3, H)
     kernels.add(y.address, H, a.address, H, b.address, H, 3, H)
     kernels.multiply(y.address, H, a.address, H, b.address, H, 3, H)
-    turning = Guarded(numbers(rng, 3, 2 * H))
+    turning = guarded(numbers(rng, 3, 2 * H))
     kernels.rotate(turning.address, gamma.address, beta.address, 3, 2 * H, H)
     for activation in range(len(ACTIVATIONS)):
         kernels.activation(y.address, H, a.address, H, activation, 3, H)
@@ -555,13 +563,13 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H):
         kernels.pool_weighted(out.address, a.address, H, 1, 3, H)
         kernels.pool_max(out.address, a.address, H, 3, H)
     for rows in (1, kernels.nr - 1):
-        source, panel = Guarded(numbers(rng, rows, H)), Guarded(np.zeros((H, kernels.nr), np.float32))
+        source, panel = guarded(numbers(rng, rows, H)), guarded(np.zeros((H, kernels.nr), np.float32))
         kernels.pack(panel.address, kernels.nr - rows, source.address, H, rows, H)
-    products, y = Guarded(np.zeros(5)), Guarded(numbers(rng, 5, H))
+    products, y = guarded(np.zeros(5)), guarded(numbers(rng, 5, H))
     kernels.dots(products.address, gamma.address, y.address, H, 5, H)
     kernels.squares(products.address, y.address, H, 5, H)
-    scores, sums = Guarded(numbers(rng, H, kernels.nr)), Guarded(np.zeros(kernels.nr, np.float32))
+    scores, sums = guarded(numbers(rng, H, kernels.nr)), guarded(np.zeros(kernels.nr, np.float32))
     kernels.softmax_columns(scores.address, sums.address, 0.5, H)
-    hits, rows = Guarded(np.zeros(H * kernels.nr, np.int32)), Guarded(np.full((H, 3), [1, 0, 1], np.float32))
-    limit = Guarded(np.full(kernels.nr, -np.inf, np.float32))
+    hits, rows = guarded(np.zeros(H * kernels.nr, np.int32)), guarded(np.full((H, 3), [1, 0, 1], np.float32))
+    limit = guarded(np.full(kernels.nr, -np.inf, np.float32))
     assert kernels.screen(hits.address, scores.address, limit.address, sums.address, rows.address, H) == H * kernels.nr

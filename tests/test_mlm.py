@@ -141,6 +141,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.every_way
 def test_bits_do_not_depend_on_the_instruction_set():
     hashes = set()
     for isa, blis in (("generic", "haswell"), ("avx2", "haswell"), ("avx512", "skx")):
