@@ -19,7 +19,7 @@ NOISY_LAYERS = 2
 LOSS = 0.10
 NOISE_START, NOISE_STEP = 0.6, 0.1
 SUPERVISED = {"batch_size": 64, "learning_rate": 3e-4, "epochs": 5, "freeze_layers": 4, "eval_steps": 46}
-UNSUPERVISED = {"batch_size": 64, "learning_rate": 3e-5, "max_steps": 100, "eval_steps": 25}
+UNSUPERVISED = {"batch_size": 64, "learning_rate": 3e-5, "temperature": 0.01, "max_steps": 100, "eval_steps": 20}
 HEAD = {"batch_size": 64, "learning_rate": 1e-3, "epochs": 10, "eval_steps": 92}
 
 
