@@ -9,14 +9,22 @@ import numpy as np
 
 from sentpool.errors import shown
 
-_LARGEST = 2**31 - 1
+_BEYOND = 2**31
 _INTEGERS = (int, np.integer)
+_NUMBERS = (*_INTEGERS, float, np.floating)
 
 
 def _check_type(name: str, value: object, types: tuple[type, ...], expected: str) -> None:
     """Raise TypeError unless `value` is of one of the types; a bool is no number."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
         raise TypeError(f"{name} must be {expected}, not {type(value).__name__} {shown(value)}")
+
+
+def _integer(name: str, value: object, least: int, beyond: int, expected: str, bound: str = "") -> int:
+    _check_type(name, value, _INTEGERS, expected)
+    if not least <= value < beyond:
+        raise ValueError(f"{name} is {shown(value)}; it must be {expected}{bound}")
+    return int(value)
 
 
 def positive_integer(name: str, value: object) -> int:
@@ -29,10 +37,7 @@ def positive_integer(name: str, value: object) -> int:
     ValueError
         If it is below 1 or above 2**31 - 1.
     """
-    _check_type(name, value, _INTEGERS, "a positive integer")
-    if not 1 <= value <= _LARGEST:
-        raise ValueError(f"{name} is {shown(value)}; it must be a positive integer below 2**31")
-    return int(value)
+    return _integer(name, value, 1, _BEYOND, "a positive integer", " below 2**31")
 
 
 def positive_number(name: str, value: object) -> float:
@@ -45,7 +50,7 @@ def positive_number(name: str, value: object) -> float:
     ValueError
         If it is not above 0, or infinite.
     """
-    _check_type(name, value, (*_INTEGERS, float, np.floating), "a number above 0")
+    _check_type(name, value, _NUMBERS, "a number above 0")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} is {shown(value)}; it must be a number above 0")
     return float(value)
@@ -61,10 +66,7 @@ def count(name: str, value: object) -> int:
     ValueError
         If it is below 0 or above 2**31 - 1.
     """
-    _check_type(name, value, _INTEGERS, "an integer from 0")
-    if not 0 <= value <= _LARGEST:
-        raise ValueError(f"{name} is {shown(value)}; it must be an integer from 0 to below 2**31")
-    return int(value)
+    return _integer(name, value, 0, _BEYOND, "an integer from 0", " to below 2**31")
 
 
 def number_from_zero(name: str, value: object) -> float:
@@ -77,7 +79,7 @@ def number_from_zero(name: str, value: object) -> float:
     ValueError
         If it is below 0, or infinite.
     """
-    _check_type(name, value, (*_INTEGERS, float, np.floating), "a number from 0")
+    _check_type(name, value, _NUMBERS, "a number from 0")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} is {shown(value)}; it must be a number from 0, not infinite")
     return float(value)
@@ -93,10 +95,7 @@ def seed(name: str, value: object) -> int:
     ValueError
         If it is below 0 or above 2**64 - 1.
     """
-    _check_type(name, value, _INTEGERS, "an integer from 0 to 2**64 - 1")
-    if not 0 <= value < 2**64:
-        raise ValueError(f"{name} is {shown(value)}; it must be an integer from 0 to 2**64 - 1")
-    return int(value)
+    return _integer(name, value, 0, 2**64, "an integer from 0 to 2**64 - 1")
 
 
 def one_of(name: str, value: object, allowed: tuple) -> None:
