@@ -254,7 +254,6 @@ def open_into(model, wanted: Precision) -> None:
     sentences, named = bundled_sentences(), "bundled sentences"
     wanted, reference = calibrate(model, wanted, sentences, named)
     _open_and_measure(model, wanted, sentences, reference, named)
-    _core.release_freed_memory()  # what calibrating left; nobody asked for more than a model in int8
 
 
 def _open_and_measure(model, wanted: Precision, sentences, reference: np.ndarray, named: str) -> None:
@@ -262,6 +261,7 @@ def _open_and_measure(model, wanted: Precision, sentences, reference: np.ndarray
     open_into(model, wanted)
     embeddings = model.encode(sentences, show_progress_bar=False)
     model.precision = replace(wanted, quality=measure(embeddings, reference, named, str(model.pooling)))
+    _core.release_freed_memory()  # what calibrating and measuring left
 
 
 def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
