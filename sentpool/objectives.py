@@ -61,8 +61,8 @@ class InfoNCE:
         hard_negative_weight: float | None = None,
         symmetric: bool = False,
     ) -> None:
-        _at_most_one("temperature", temperature, "scale", scale, "its reciprocal")
-        _at_most_one(
+        at_most_one("temperature", temperature, "scale", scale, "its reciprocal")
+        at_most_one(
             "hard_negative_alpha", hard_negative_alpha, "hard_negative_weight", hard_negative_weight, "its logarithm"
         )
         one_of("symmetric", symmetric, (False, True))
@@ -196,7 +196,7 @@ class CoSENT:
         return _core.cosent(embeddings, scores, self.scale, resolve(threads))
 
 
-def _at_most_one(name: str, value, other: str, other_value, what: str) -> None:
+def at_most_one(name: str, value, other: str, other_value, what: str) -> None:
     if value is not None and other_value is not None:
         raise ValueError(f"{name} is {shown(value)} and {other}, {what}, is {shown(other_value)}; give one of them")
 

@@ -125,9 +125,18 @@ def test_train_from_the_shell(folder, tmp_path, capsys):
     capsys.readouterr()
     pairs = [*command[:2], str(tmp_path / "dev.tsv"), "--output", str(tmp_path / "pairs"), "--max-steps", "2"]
     assert cli.main([*pairs, "--objective", "cosent", "--temperature", "0.1", "--freeze-embeddings"]) == 0
+    same = [str(tmp_path / "same") if word.endswith("/pairs") else word for word in pairs]
+    assert cli.main([*same, "--objective", "cosent", "--scale", "10", "--freeze-embeddings"]) == 0
+    vectors = [SentenceEncoder(tmp_path / name / "last").encode(TEXTS) for name in ("pairs", "same")]
+    np.testing.assert_array_equal(*vectors)
     capsys.readouterr()
-    assert cli.main([*pairs, "--objective", "cosent", "--temperature", "0"]) == 1
-    assert "temperature is 0.0; it must be a number above 0" in capsys.readouterr().err
+    for wrong, message in (
+        (["--temperature", "0"], "temperature is 0.0; it must be a number above 0"),
+        (["--temperature", "0.1", "--scale", "10"], "temperature is 0.1 and scale, its reciprocal, is 10.0; give one"),
+    ):
+        for objective in ("cosent", "simcse-unsup"):
+            assert cli.main([*pairs, "--objective", objective, *wrong]) == 1
+            assert message in capsys.readouterr().err
     assert cli.main([*command[:2], str(tmp_path / "no.csv"), "--output", str(tmp_path / "x")]) == 1
     assert "no.csv" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

@@ -49,6 +49,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
     for name, words in (
         ("--learning-rate", _RECIPES_NUMBER),
         ("--temperature", _RECIPES_NUMBER),
+        ("--scale", "reciprocal of --temperature, instead of it"),
         ("--hard-negative-alpha", _RECIPES_NUMBER),
         ("--hard-negative-weight", "logarithm of --hard-negative-alpha, instead of it"),
         ("--mlm-weight", _RECIPES_NUMBER),
@@ -68,8 +69,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from sentpool import Trainer, objectives, plotting
-    from sentpool.checks import positive_number
+    from sentpool import Trainer, plotting
     from sentpool.training import TrainingData
 
     if options.plot:
@@ -80,16 +80,13 @@ def run(options: argparse.Namespace) -> None:
     model, _ = load(options)
     taken = (
         *("pooling", "epochs", "max_steps", "batch_size", "max_length", "chunk_size", "save_steps", "eval_steps"),
-        *("threads", "learning_rate", "temperature", "hard_negative_alpha", "mlm_weight", "dropout", "weight_decay"),
-        *("warmup_steps", "schedule", "seed", "head_only", "freeze_layers", "freeze_embeddings"),
-        *("hard_negative_weight", "max_grad_norm"),
+        *("threads", "learning_rate", "temperature", "scale", "hard_negative_alpha", "hard_negative_weight"),
+        *("mlm_weight", "dropout", "weight_decay", "warmup_steps", "schedule", "seed", "head_only", "freeze_layers"),
+        *("freeze_embeddings", "max_grad_norm"),
     )
     objective = options.objective
-    if objective == _SCORED:  # whose scale is the reciprocal of a temperature
-        objective = objectives.CoSENT()
-        if options.temperature is not None:
-            objective = objectives.CoSENT(1 / positive_number("temperature", options.temperature))
-        options.temperature = None
+    if objective == _SCORED:
+        objective = _cosent(options)
     trainer = Trainer(
         model,
         objective,
@@ -105,3 +102,16 @@ def run(options: argparse.Namespace) -> None:
     if options.plot:
         plotting.save(plotting.training_figure(history), options.plot)
         print(f"saved {options.plot}")
+
+
+def _cosent(options: argparse.Namespace):
+    """CoSENT as the options have it, which are used up: an objective that is an object leaves the Trainer no choice."""
+    from sentpool.checks import positive_number
+    from sentpool.objectives import CoSENT, at_most_one
+
+    temperature, scale = options.temperature, options.scale
+    options.temperature = options.scale = None
+    at_most_one("temperature", temperature, "scale", scale, "its reciprocal")
+    if temperature is not None:
+        scale = 1 / positive_number("temperature", temperature)
+    return CoSENT() if scale is None else CoSENT(scale)
