@@ -82,6 +82,7 @@ class SentenceEncoder:
         self._trained: dict | None = None  # what a Trainer did to the weights
         self._mlm_head = None  # the MLMHead that it trained beside them
         precision.open_into(self, precision.saved(self.folder, wanted) or wanted)
+        _core.release_freed_memory()  # what reading the folder and calibrating left
 
     @classmethod
     def from_pretrained(cls, model_name_or_path: str | os.PathLike[str], **options) -> SentenceEncoder:

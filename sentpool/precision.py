@@ -261,7 +261,6 @@ def _open_and_measure(model, wanted: Precision, sentences, reference: np.ndarray
     open_into(model, wanted)
     embeddings = model.encode(sentences, show_progress_bar=False)
     model.precision = replace(wanted, quality=measure(embeddings, reference, named, str(model.pooling)))
-    _core.release_freed_memory()  # what calibrating and measuring left
 
 
 def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
@@ -293,6 +292,7 @@ def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
         lower = _sts_scores(quantized, sts_folder, list(scores))
         sts = {task: (score, lower[task]) for task, score in scores.items()}
         quantized.precision = replace(quantized.precision, quality=replace(quantized.precision.quality, sts=sts))
+    _core.release_freed_memory()  # what calibrating and measuring left
     return quantized
 
 
