@@ -25,6 +25,14 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
+def minilm_scores(minilm, data_dir):
+    """all-MiniLM-L6-v2 on all STS tasks: what asks for it is of the group `whole_sts`, or it would be computed twice."""
+    from sentpool import SentenceEncoder, evaluation
+
+    return evaluation.sts(SentenceEncoder(minilm), data_dir / "sts", show_progress_bar=False)
+
+
+@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of evaluation data: SENTPOOL_DATA, else ../shared/data beside the repository."""
     path = Path(os.environ.get("SENTPOOL_DATA") or Path(__file__).parents[2] / "shared" / "data")
