@@ -26,7 +26,7 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_scores(minilm, data_dir):
-    """all-MiniLM-L6-v2 on all STS tasks: what asks for it is of the group `whole_sts`, or it would be computed twice."""
+    """all-MiniLM-L6-v2 on all STS tasks; tests that ask for it are of one group, `whole_sts`: it is done once."""
     from sentpool import SentenceEncoder, evaluation
 
     return evaluation.sts(SentenceEncoder(minilm), data_dir / "sts", show_progress_bar=False)
