@@ -29,7 +29,7 @@ demo: build $(VENV)/demo ## encode real sentences and print an STS table (DATA=f
 
 test: export SENTPOOL_KERNELS = 1
 test: build $(VENV)/dev $(VENV)/demo ## the whole suite (no torch needed)
-	@$(PY) -m pytest $(or $(ARGS),-n 2 --dist loadgroup -m "not alone")
+	@$(PY) -m pytest $(or $(ARGS),-n 2 -m "not alone")
 	$(if $(ARGS),,@$(PY) -m pytest -m alone)
 
 build: python ## build the core in place and install sentpool into .venv, editable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 from pathlib import Path
@@ -25,17 +26,23 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def minilm_scores(minilm, data_dir):
-    """all-MiniLM-L6-v2 on all STS tasks; tests that ask for it are of one group, `whole_sts`: it is done once."""
-    from sentpool import SentenceEncoder, evaluation
-
-    return evaluation.sts(SentenceEncoder(minilm), data_dir / "sts", show_progress_bar=False)
-
-
-@pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of evaluation data: SENTPOOL_DATA, else ../shared/data beside the repository."""
     path = Path(os.environ.get("SENTPOOL_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not path.is_dir():
         pytest.skip("no evaluation data; SENTPOOL_DATA names their folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def minilm_scores(minilm, data_dir, tmp_path_factory):
+    """all-MiniLM-L6-v2 on all STS tasks: the first process of a parallel run to ask computes it, the others read it."""
+    from sentpool import SentenceEncoder, evaluation
+
+    folder = tmp_path_factory.getbasetemp()
+    file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "minilm-sts.json"
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            evaluation.sts(SentenceEncoder(minilm), data_dir / "sts", show_progress_bar=False).save(file)
+    return evaluation.STSResult.load(file)

@@ -369,13 +369,13 @@ def test_real_data_have_the_pairs_they_should(data_dir):
     assert data.skipped == {}
 
 
-def whole_run(test):
-    """The first test that asks for the run waits until 27,868 sentences are encoded; the others share it."""
-    return pytest.mark.slow(pytest.mark.timeout(600)(pytest.mark.xdist_group("whole_sts")(test)))
+# The first test that asks for the run waits until 27,868 sentences are encoded; the others share it.
+whole_run = pytest.mark.timeout(600)
 
 
 # all-MiniLM-L6-v2 under sentence-transformers and SentEval's rules. STS12's tolerance is wider: 79 of its
 # pairs have equal tokens, so that rounding decides about ties.
+@pytest.mark.slow
 @whole_run
 @pytest.mark.parametrize(
     "task, tolerance, expected",
@@ -396,6 +396,7 @@ def test_minilm_scores_what_it_should(minilm_scores, task, tolerance, expected):
         assert 100 * minilm_scores.spearman(task, aggregation) == pytest.approx(value, abs=tolerance), aggregation
 
 
+@pytest.mark.slow
 @whole_run
 def test_minilm_result_is_reproducible_from_what_it_holds(minilm_scores):
     assert minilm_scores.encoding["sentences"] == 27868

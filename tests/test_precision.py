@@ -145,7 +145,6 @@ def test_loss_on_texts_that_were_not_calibrated_on(models):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.xdist_group("whole_sts")
 def test_loss_on_sts(models, minilm_scores, data_dir):
     """At most 0.02 points for bfloat16 and 0.1 for int8 balanced (`all`; 0.05 and 0.25 for the means)."""
     bfloat16, _, balanced = (str(options) for options in LOW)
