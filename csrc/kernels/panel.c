@@ -12,8 +12,8 @@
 #include "kernels/vec.h"
 
 /* Panels are read once per block of rows, first from main memory. Where a panel's row is one cache line, it is fetched
- * into level 1 a little ahead. Two lines would push out the rows of A that every panel reads again: these are fetched
- * from farther ahead, to level 2. A round over so short a row is unrolled too, or the loop's own instructions cost 3 %. */
+ * into level 1 a little ahead, and rounds are so short that the loop's own instructions would be felt: four are one. Two
+ * lines would push out the rows of A that every panel reads again: they are fetched from farther ahead, to level 2. */
 #if VL == 16
 #define PREFETCH_FLOATS 4096
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
