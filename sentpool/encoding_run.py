@@ -59,7 +59,7 @@ class EncodingRun:
             self.unique = list(first_seen)
             first_seen = {text: position for position, text in enumerate(self.unique)}
             self.positions = np.array([first_seen[text] for text in texts], dtype=np.int64)
-        self._lengths = np.zeros(len(self.unique), dtype=np.int32)
+        self._lengths = np.zeros(len(self.unique), dtype=np.int64)
         self._truncated = np.zeros(len(self.unique), dtype=bool)
 
     def pooled(self, layers, tokens, shape, finish, *, skip_prompt=False, out=None) -> np.ndarray:
@@ -154,12 +154,12 @@ class EncodingRun:
             del block, states  # before the next block is computed
 
     def lengths(self) -> np.ndarray:
-        """Tokens per text (n,), int64."""
-        return (self._lengths if self.positions is None else self._lengths[self.positions]).astype(np.int64)
+        """Tokens per text (n,)."""
+        return self._lengths if self.positions is None else self._lengths[self.positions]
 
     def info(self) -> EncodeInfo:
         truncated = self._truncated if self.positions is None else self._truncated[self.positions]
-        return EncodeInfo(int(truncated.sum()), int(self._lengths.sum(dtype=np.int64)))
+        return EncodeInfo(int(truncated.sum()), int(self._lengths.sum()))
 
     def _dropout(self, row: int) -> tuple[Sites, int, int, int] | None:
         """The core's argument for a block that starts with text `row`."""

@@ -61,17 +61,11 @@ class InfoNCE:
         hard_negative_weight: float | None = None,
         symmetric: bool = False,
     ) -> None:
-        at_most_one("temperature", temperature, "scale", scale, "its reciprocal")
-        at_most_one(
+        self.temperature, self._scale = _temperature_and_scale(temperature, scale)
+        _at_most_one(
             "hard_negative_alpha", hard_negative_alpha, "hard_negative_weight", hard_negative_weight, "its logarithm"
         )
         one_of("symmetric", symmetric, (False, True))
-        if scale is not None:
-            self._scale = positive_number("scale", scale)
-            self.temperature = 1 / self._scale
-        else:
-            self.temperature = 0.05 if temperature is None else positive_number("temperature", temperature)
-            self._scale = 1 / self.temperature
         if hard_negative_weight is not None:
             self._log_alpha = _logarithm("hard_negative_weight", hard_negative_weight)
             self.hard_negative_alpha = math.exp(self._log_alpha)
@@ -138,17 +132,19 @@ class CoSENT:
     ----------
     scale
         Above 0; 20 unless given, as in sentence-transformers.
+    temperature
+        Instead of `scale`, its reciprocal.
 
     Raises
     ------
     TypeError, ValueError
-        If `scale` is no number above 0.
+        If an argument is no number above 0, or if both are given.
     """
 
     needs_scores = True
 
-    def __init__(self, scale: float = 20.0) -> None:
-        self.scale = positive_number("scale", scale)
+    def __init__(self, scale: float | None = None, *, temperature: float | None = None) -> None:
+        self.scale = _temperature_and_scale(temperature, scale)[1]
 
     def __repr__(self) -> str:
         return f"CoSENT(scale={self.scale!r})"
@@ -196,7 +192,17 @@ class CoSENT:
         return _core.cosent(embeddings, scores, self.scale, resolve(threads))
 
 
-def at_most_one(name: str, value, other: str, other_value, what: str) -> None:
+def _temperature_and_scale(temperature: float | None, scale: float | None) -> tuple[float, float]:
+    """Both, each the reciprocal of the other, from one of them or neither."""
+    _at_most_one("temperature", temperature, "scale", scale, "its reciprocal")
+    if scale is not None:
+        scale = positive_number("scale", scale)
+        return 1 / scale, scale
+    temperature = 0.05 if temperature is None else positive_number("temperature", temperature)
+    return temperature, 1 / temperature
+
+
+def _at_most_one(name: str, value, other: str, other_value, what: str) -> None:
     if value is not None and other_value is not None:
         raise ValueError(f"{name} is {shown(value)} and {other}, {what}, is {shown(other_value)}; give one of them")
 

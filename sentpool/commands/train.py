@@ -69,7 +69,7 @@ def arguments(verb: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from sentpool import Trainer, plotting
+    from sentpool import Trainer, objectives, plotting
     from sentpool.training import TrainingData
 
     if options.plot:
@@ -86,7 +86,8 @@ def run(options: argparse.Namespace) -> None:
     )
     objective = options.objective
     if objective == _SCORED:
-        objective = _cosent(options)
+        objective = objectives.CoSENT(options.scale, temperature=options.temperature)
+        options.scale = options.temperature = None  # said there; the Trainer takes neither beside an object
     trainer = Trainer(
         model,
         objective,
@@ -102,16 +103,3 @@ def run(options: argparse.Namespace) -> None:
     if options.plot:
         plotting.save(plotting.training_figure(history), options.plot)
         print(f"saved {options.plot}")
-
-
-def _cosent(options: argparse.Namespace):
-    """CoSENT as the options have it, which are used up: an objective that is an object leaves the Trainer no choice."""
-    from sentpool.checks import positive_number
-    from sentpool.objectives import CoSENT, at_most_one
-
-    temperature, scale = options.temperature, options.scale
-    options.temperature = options.scale = None
-    at_most_one("temperature", temperature, "scale", scale, "its reciprocal")
-    if temperature is not None:
-        scale = 1 / positive_number("temperature", temperature)
-    return CoSENT() if scale is None else CoSENT(scale)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 
 import numpy as np
@@ -57,11 +56,6 @@ THEIRS = {
 }
 
 
-def enlarged(pooling: Pooling) -> float:
-    """By how much a pooling's head may enlarge a difference of what it reads: its matrices do that."""
-    return max(1.0, math.prod(np.linalg.norm(part.weight, 2) for part in pooling.head if isinstance(part, Dense)))
-
-
 def opened_by_theirs(folder):
     return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
 
@@ -75,12 +69,13 @@ def test_sentence_transformers_opens_what_we_save(tmp_path, name, include_prompt
     chosen = Pooling.from_name(THEIRS[name])
     model = SentenceEncoder(source, pooling=Pooling(chosen.layers, chosen.head, include_prompt))
     model.save_pretrained(tmp_path / "saved")
-    theirs = opened_by_theirs(tmp_path / "saved")
+    # In float64: with some heads, torch's own rounding in float32 is as large as the bound.
+    theirs = opened_by_theirs(tmp_path / "saved").double()
     assert theirs.max_seq_length == 12
-    tolerance = 2e-6 * max(np.abs(model.encode(TEXTS)).max(), enlarged(chosen))
-    np.testing.assert_allclose(theirs.encode(TEXTS), model.encode(TEXTS), rtol=0, atol=tolerance)
+    scale = np.abs(model.encode(TEXTS)).max()
+    np.testing.assert_allclose(theirs.encode(TEXTS), model.encode(TEXTS), rtol=0, atol=2e-6 * max(scale, 1))
     ours = model.encode(TEXTS, prompt_name="query")
-    np.testing.assert_allclose(theirs.encode(TEXTS, prompt_name="query"), ours, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(theirs.encode(TEXTS, prompt_name="query"), ours, rtol=0, atol=2e-6 * max(scale, 1))
 
 
 @pytest.mark.parametrize("pooling", [None, "first_last", "all_layers", ("cls", "mean")])
