@@ -31,9 +31,11 @@ compile_flags += ["-ffp-contract=off", "-fno-lto", "-fPIC", "-fvisibility=hidden
 compile_flags += ["-Wall", "-Wextra", "-DNDEBUG", "-D_GNU_SOURCE", "-Icsrc"]
 # NumPy 1.23 and newer at run time, as pyproject.toml says.
 compile_flags += [f"-DNPY_{name}=NPY_1_23_API_VERSION" for name in ("NO_DEPRECATED_API", "TARGET_VERSION")]
-# BLIS asks the wrapped functions for the CPU and for BLIS_* variables; csrc/gemm.c answers in their place.
+# BLIS asks the wrapped functions for the CPU, for BLIS_* variables and whether to check operands; csrc/gemm.c answers
+# in their place.
 link_flags = ["-shared", "-pthread", "-fno-lto", "-Wl,--exclude-libs,ALL"]
-link_flags += [f"-Wl,--wrap=bli_{name}" for name in ("cpuid_query_id", "env_get_var", "env_get_str")]
+wrapped = ("cpuid_query_id", "env_get_var", "env_get_str", "error_checking_is_enabled")
+link_flags += [f"-Wl,--wrap=bli_{name}" for name in wrapped]
 
 if is_on("SENTPOOL_DEBUG"):
     compile_flags += ["-O1", "-g", "-UNDEBUG"]

@@ -7,8 +7,10 @@
  *     beyond its operands;
  *   - beta is 0.
  * BLIS aborts the process on negative sizes, NULL operands and failed allocations, so sizes are checked here and its
- * pools are filled beforehand (sp_gemm_enter). It does not know many CPUs and would then run its slow generic code:
- * the link wraps its CPU query and its reading of the environment, and both ask us.
+ * pools are filled beforehand (sp_gemm_enter). It does not know many CPUs and would then run its slow generic code, and
+ * it keeps its level of error checking per thread, in memory that the C library takes at a thread's first product and
+ * without which it ends the process: the link wraps its CPU query, its reading of the environment and its question
+ * whether to check, and all three ask us.
  */
 #include "sentpool.h"
 
@@ -37,6 +39,7 @@ void sp_count_panel_calls(int64_t n)
 arch_t __wrap_bli_cpuid_query_id(void);
 gint_t __wrap_bli_env_get_var(const char *name, gint_t fallback);
 char *__wrap_bli_env_get_str(const char *name);
+bool __wrap_bli_error_checking_is_enabled(void);
 
 arch_t __wrap_bli_cpuid_query_id(void)
 {
@@ -53,6 +56,11 @@ char *__wrap_bli_env_get_str(const char *name)
 {
 	(void)name;
 	return NULL;
+}
+
+bool __wrap_bli_error_checking_is_enabled(void)
+{
+	return false; /* every operand is one of ours */
 }
 
 /* ---- versions: blis.h of 1.0 brought BLIS_VA_END and setters that take it, 2.0 a version macro and contexts that

@@ -11,6 +11,8 @@ import textwrap
 import pytest
 from fabricate import bert_folder, sentence_transformers_folder
 
+from sentpool import _core
+
 PREAMBLE = """
 import os, resource, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
@@ -229,7 +231,8 @@ def test_arithmetic_left_in_another_mode_by_others_changes_nothing(tmp_path, mod
 
 
 @pytest.mark.parametrize("gemm", ["panel", "blis"])
-def test_out_of_address_space_is_a_memory_error(tiny, gemm):
+@pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa != "scalar"])
+def test_out_of_address_space_is_a_memory_error(tiny, isa, gemm):
     """At every limit from hardly anything on: MemoryError or success, never a signal, and the process goes on."""
     out = run(
         """
@@ -259,6 +262,7 @@ def test_out_of_address_space_is_a_memory_error(tiny, gemm):
         print(sorted(outcomes))
         """,
         tiny,
+        SENTPOOL_ISA=isa,
         SENTPOOL_GEMM=gemm,
         TOKENIZERS_PARALLELISM="false",
     )
