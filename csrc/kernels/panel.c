@@ -31,60 +31,83 @@
 /* Rows of A that share one pass over a panel: they must stay in the level-2 cache. */
 #define ROW_BLOCK 256
 
-/* Where the k-block stands in its chain, and what is done after the last one. */
+/* What a tile's sums begin with, and what is added after the last block of k. */
 struct tile_end {
-	int accumulate;    /* a block was stored before: add to it */
-	const float *bias; /* added after the last block; NULL: none */
+	int accumulate;    /* add to what C holds */
+	const float *bias; /* NULL: none */
 };
 
-/* One block of k for `rows` x NR values of C. `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r].
- * Both are compile-time constants in every caller, so the sums live in registers. */
-INLINE void tile_block(const int rows, const int by_column, float *c, int64_t ldc, const float *a, int64_t lda,
-                       const float *b, int64_t ldb, int64_t k, struct tile_end end)
+/* Three rows of A share a pointer: that many pointers and multiples of lda fit the registers of a tile of 14 rows. The
+ * compiler would rather keep one a row, and some of them in memory. */
+#define KEEP(pointer) __asm__("" : "+r"(pointer))
+
+/* Add a block's sums to C, or store them where it is the first; the bias after the last. */
+INLINE void tile_store(const int rows, float *c, int64_t ldc, vf sum[MR][2], int accumulate, const float *bias)
 {
-	vf sum[MR][2];
-	UNROLL
-	for (int r = 0; r < rows; r++) {
-		sum[r][0] = sum[r][1] = (vf){0};
-		__builtin_prefetch(c + r * ldc, 1);
-		__builtin_prefetch(c + r * ldc + NR - 1, 1);
-	}
-
-	UNROLL_DEPTH
-	for (int64_t p = 0; p < k; p++) {
-		const float *row = b + p * ldb;
-		PREFETCH(row + PREFETCH_FLOATS);
-#if VL == 16
-		PREFETCH(row + PREFETCH_FLOATS + 16);
-#endif
-		vf b0 = v_load(row), b1 = v_load(row + VL);
-		UNROLL
-		for (int r = 0; r < rows; r++) {
-			vf x = v_set(by_column ? a[p * lda + r] : a[r * lda + p]);
-			sum[r][0] = v_fma(x, b0, sum[r][0]);
-			sum[r][1] = v_fma(x, b1, sum[r][1]);
-		}
-	}
-
 	UNROLL
 	for (int r = 0; r < rows; r++) {
 		float *out = c + r * ldc;
-		if (end.accumulate) {
+		if (accumulate) {
 			sum[r][0] = v_load(out) + sum[r][0];
 			sum[r][1] = v_load(out + VL) + sum[r][1];
 		}
-		if (end.bias) {
-			sum[r][0] = sum[r][0] + v_load(end.bias);
-			sum[r][1] = sum[r][1] + v_load(end.bias + VL);
+		if (bias) {
+			sum[r][0] = sum[r][0] + v_load(bias);
+			sum[r][1] = sum[r][1] + v_load(bias + VL);
 		}
 		v_store(out, sum[r][0]);
 		v_store(out + VL, sum[r][1]);
 	}
 }
 
-/* One instance of tile_block per height, so that each is straight-line code. */
+/* `rows` x NR values of C, block after block of k: its sums are in the level-1 cache from one block to the next.
+ * `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r]. Both are compile-time constants in every caller,
+ * so the sums of a block live in registers. */
+INLINE void tile_forward(const int rows, const int by_column, float *c, int64_t ldc, const float *a, int64_t lda,
+                         const float *b, int64_t ldb, int64_t k, struct tile_end end)
+{
+	const float *a_rows[MR]; /* of every third */
+	UNROLL
+	for (int r = 0; r < rows && !by_column; r += 3) {
+		a_rows[r] = a + r * lda;
+		KEEP(a_rows[r]);
+	}
+	UNROLL
+	for (int r = 0; r < rows; r++) {
+		__builtin_prefetch(c + r * ldc, 1);
+		__builtin_prefetch(c + r * ldc + NR - 1, 1);
+	}
+
+	int64_t start = 0, stop;
+	do { /* k = 0 still stores zeros plus the bias */
+		vf sum[MR][2];
+		UNROLL
+		for (int r = 0; r < rows; r++)
+			sum[r][0] = sum[r][1] = (vf){0};
+		stop = k - start < SP_KC ? k : start + SP_KC;
+		UNROLL_DEPTH
+		for (int64_t p = start; p < stop; p++) {
+			const float *row = b + p * ldb;
+			PREFETCH(row + PREFETCH_FLOATS);
+#if VL == 16
+			PREFETCH(row + PREFETCH_FLOATS + 16);
+#endif
+			vf b0 = v_load(row), b1 = v_load(row + VL);
+			UNROLL
+			for (int r = 0; r < rows; r++) {
+				vf x = v_set(by_column ? a[p * lda + r] : a_rows[r / 3 * 3][r % 3 * lda + p]);
+				sum[r][0] = v_fma(x, b0, sum[r][0]);
+				sum[r][1] = v_fma(x, b1, sum[r][1]);
+			}
+		}
+		tile_store(rows, c, ldc, sum, end.accumulate || start > 0, stop == k ? end.bias : NULL);
+		start = stop;
+	} while (start < k);
+}
+
+/* One instance of tile_forward per height, so that each is straight-line code. */
 #define HEIGHT(n)                                                                                                      \
-	case n: tile_block(n, by_column, c, ldc, a, lda, b, ldb, k, end); break;
+	case n: tile_forward(n, by_column, c, ldc, a, lda, b, ldb, k, end); break;
 
 /* clang-format off */
 #if MR == 14
@@ -149,25 +172,6 @@ static void tile_narrow(tile_fn *tile, int64_t cols, TILE_ARGS)
 		memcpy(c + r * ldc, aside + r * NR, (size_t)cols * sizeof(float));
 }
 
-/* All blocks of k for one tile: its sums are in the level-1 cache from one block to the next. `whole` says whether C
- * counts from the first block on, and what is added after the last. */
-static void tile_forward(tile_fn *tile, int rows, float *c, int64_t ldc, const struct sp_panel_a *a,
-                         const float *a_tile, const float *b, int64_t ldb, struct tile_end whole, int64_t cols,
-                         int64_t k)
-{
-	int64_t p = 0;
-	do { /* k = 0 still stores zeros plus the bias */
-		int64_t block = k - p < SP_KC ? k - p : SP_KC;
-		struct tile_end end = {whole.accumulate || p > 0, p + block == k ? whole.bias : NULL};
-		const float *a_block = a_tile + p * (a->by_column ? a->ld : 1);
-		if (cols == NR)
-			tile(rows, c, ldc, a_block, a->ld, b + p * ldb, ldb, block, end);
-		else
-			tile_narrow(tile, cols, rows, c, ldc, a_block, a->ld, b + p * ldb, ldb, block, end);
-		p += block;
-	} while (p < k);
-}
-
 /* Rows [0, m) of one panel, split into tiles of nearly equal height. */
 static void panel_forward(tile_fn *tile, float *c, int64_t ldc, const struct sp_panel_a *a, const float *a_rows,
                           const float *b, int64_t ldb, struct tile_end whole, int64_t m, int64_t cols, int64_t k)
@@ -176,8 +180,11 @@ static void panel_forward(tile_fn *tile, float *c, int64_t ldc, const struct sp_
 	int64_t height = m / n_tiles, taller = m % n_tiles, row = 0;
 	for (int64_t t = 0; t < n_tiles; t++) {
 		int rows = (int)(height + (t < taller));
-		tile_forward(tile, rows, c + row * ldc, ldc, a, a_rows + row * (a->by_column ? 1 : a->ld), b, ldb,
-		             whole, cols, k);
+		const float *a_tile = a_rows + row * (a->by_column ? 1 : a->ld);
+		if (cols == NR)
+			tile(rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, whole);
+		else
+			tile_narrow(tile, cols, rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, whole);
 		row += rows;
 	}
 }
