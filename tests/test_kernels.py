@@ -371,6 +371,16 @@ def test_softmax_equals_its_twin(kernels, T):
     assert np.isnan(y[:, 5]).all() and np.isnan(y[:, 9]).any() and np.isfinite(np.delete(y, [5, 9], 1)).all()
 
 
+@each_isa
+def test_exponentials_down_to_nothing_equal_their_twin(kernels):
+    """Below exp(-87.3) they are denormal numbers, below exp(-104) zero."""
+    scores = -np.linspace(0, 110, 64 * 500, dtype=np.float32).reshape(500, 64)
+    scores[0] = 0
+    y = softmax(kernels, scores, 1.0)
+    assert same(y, softmax(SCALAR, scores, 1.0))
+    assert (y == 0).any() and ((y > 0) & (y < np.finfo(np.float32).tiny)).any()
+
+
 def test_scalar_softmax_is_accurate():
     scores = numbers(np.random.default_rng(2), 300, 16) * 20
     exact = np.exp(scores.astype(np.float64) * 0.125)

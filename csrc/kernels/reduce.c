@@ -161,18 +161,19 @@ float SP_ISA_NAME(sp_softmax_row)(float *x, float *max, int64_t n)
 
 void SP_ISA_NAME(sp_softmax_columns)(float *scores, float *sums, float scale, int64_t keys)
 {
-	for (int half = 0; half < 2; half++) {
-		float *column = scores + half * VL;
-		vf max = v_set(-INFINITY), sum = {0};
-		for (int64_t k = 0; k < keys; k++)
-			max = v_max(v_load(column + k * NR), max);
-		for (int64_t k = 0; k < keys; k++) {
-			vf e = v_exp((v_load(column + k * NR) - max) * scale);
-			v_store(column + k * NR, e);
-			sum = sum + e;
+	vf max[2] = {v_set(-INFINITY), v_set(-INFINITY)}, sum[2] = {0};
+	for (int64_t k = 0; k < keys; k++)
+		for (int half = 0; half < 2; half++)
+			max[half] = v_max(v_load(scores + k * NR + half * VL), max[half]);
+	for (int64_t k = 0; k < keys; k++)
+		for (int half = 0; half < 2; half++) {
+			float *score = scores + k * NR + half * VL;
+			vf e = v_exp((v_load(score) - max[half]) * scale);
+			v_store(score, e);
+			sum[half] = sum[half] + e;
 		}
-		v_store(sums + half * VL, sum);
-	}
+	v_store(sums, sum[0]);
+	v_store(sums + VL, sum[1]);
 }
 
 void SP_ISA_NAME(sp_softmax_columns_backward)(float *dscores, int64_t ld, float *scores, const float *sums,

@@ -20,6 +20,18 @@ INLINE vf v_horner(const float *c, const int degree, vf x)
 	return y;
 }
 
+/* p 2^n with one rounding, p in [0.5, 2]; n is in the low bits of t = n + shift. */
+INLINE vf v_scale(vf p, vf t, vf shift)
+{
+#if VL == 16
+	return (vf)_mm512_scalef_ps((__m512)p, (__m512)(t - shift));
+#else
+	/* In two factors, so that neither over- nor underflows before the product does. */
+	vi n = (vi)t - (vi)shift, half = n >> 1;
+	return p * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
+#endif
+}
+
 /* exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 P(r). */
 INLINE vf v_exp(vf x)
 {
@@ -33,10 +45,7 @@ INLINE vf v_exp(vf x)
 	vf r = v_fma(n, v_set(-0.693359375f), x);
 	r = v_fma(n, v_set(2.12194440e-4f), r);
 	vf p = v_fma(v_horner(P, 4, r), r * r, r) + 1.0f;
-	/* 2^n in two factors, so that neither over- nor underflows before the product does */
-	vi e = (vi)t - (vi)shift;
-	vi half = e >> 1;
-	return p * (vf)((half + 127) << 23) * (vf)((e - half + 127) << 23);
+	return v_scale(p, t, shift);
 }
 
 /* x P(x^2) / Q(x^2) on [-limit, limit], cut to [-1, 1] */
