@@ -11,21 +11,14 @@
 #include "kernels/kernels.h"
 #include "kernels/vec.h"
 
-/* Panels are read once per block of rows, first from main memory. Where a panel's row is one cache line, it is fetched
- * into level 1 a little ahead, and rounds are so short that the loop's own instructions would be felt: four are one. Two
- * lines would push out the rows of A that every panel reads again: they are fetched from farther ahead, to level 2. */
+/* Where a panel's row is one cache line, rounds are so short that the loop's own instructions would be felt: four are
+ * one. */
 #if VL == 16
-#define PREFETCH_FLOATS 4096
-#define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #define UNROLL_DEPTH
-#else
-#define PREFETCH_FLOATS 512
-#define PREFETCH(p) __builtin_prefetch(p, 0, 3)
-#if defined(__clang__)
+#elif defined(__clang__)
 #define UNROLL_DEPTH _Pragma("clang loop unroll_count(4)")
 #else
 #define UNROLL_DEPTH _Pragma("GCC unroll 4")
-#endif
 #endif
 
 /* Rows of A that share one pass over a panel: they must stay in the level-2 cache. */
@@ -40,6 +33,25 @@ struct tile_end {
 /* Three rows of A share a pointer: that many pointers and multiples of lda fit the registers of a tile of 14 rows. The
  * compiler would rather keep one a row, and some of them in memory. */
 #define KEEP(pointer) __asm__("" : "+r"(pointer))
+
+/* Panels are read once per block of rows, first from main memory, so they are fetched ahead. A row of one cache line goes
+ * into level 1. Two lines would push out the rows of A that every panel reads again: they go into level 2, from farther
+ * ahead, and past it where A is one tile and no panel is read a second time (`once`). */
+INLINE void panel_fetch(const float *row, const int once)
+{
+#if VL == 16
+	if (once) {
+		__builtin_prefetch(row + 3072, 0, 0);
+		__builtin_prefetch(row + 3072 + VL, 0, 0);
+	} else {
+		__builtin_prefetch(row + 4096, 0, 2);
+		__builtin_prefetch(row + 4096 + VL, 0, 2);
+	}
+#else
+	(void)once;
+	__builtin_prefetch(row + 512, 0, 3);
+#endif
+}
 
 /* Add a block's sums to C, or store them where it is the first; the bias after the last. */
 INLINE void tile_store(const int rows, float *c, int64_t ldc, vf sum[MR][2], int accumulate, const float *bias)
@@ -61,10 +73,10 @@ INLINE void tile_store(const int rows, float *c, int64_t ldc, vf sum[MR][2], int
 }
 
 /* `rows` x NR values of C, block after block of k: its sums are in the level-1 cache from one block to the next.
- * `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r]. Both are compile-time constants in every caller,
- * so the sums of a block live in registers. */
-INLINE void tile_forward(const int rows, const int by_column, float *c, int64_t ldc, const float *a, int64_t lda,
-                         const float *b, int64_t ldb, int64_t k, struct tile_end end)
+ * `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r]. It, `rows` and `once` are compile-time constants
+ * in every caller, so the sums of a block live in registers. */
+INLINE void tile_forward(const int rows, const int by_column, const int once, float *c, int64_t ldc, const float *a,
+                         int64_t lda, const float *b, int64_t ldb, int64_t k, struct tile_end end)
 {
 	const float *a_rows[MR]; /* of every third */
 	UNROLL
@@ -88,10 +100,7 @@ INLINE void tile_forward(const int rows, const int by_column, float *c, int64_t 
 		UNROLL_DEPTH
 		for (int64_t p = start; p < stop; p++) {
 			const float *row = b + p * ldb;
-			PREFETCH(row + PREFETCH_FLOATS);
-#if VL == 16
-			PREFETCH(row + PREFETCH_FLOATS + 16);
-#endif
+			panel_fetch(row, once);
 			vf b0 = v_load(row), b1 = v_load(row + VL);
 			UNROLL
 			for (int r = 0; r < rows; r++) {
@@ -107,7 +116,7 @@ INLINE void tile_forward(const int rows, const int by_column, float *c, int64_t 
 
 /* One instance of tile_forward per height, so that each is straight-line code. */
 #define HEIGHT(n)                                                                                                      \
-	case n: tile_forward(n, by_column, c, ldc, a, lda, b, ldb, k, end); break;
+	case n: tile_forward(n, by_column, once, c, ldc, a, lda, b, ldb, k, end); break;
 
 /* clang-format off */
 #if MR == 14
@@ -128,7 +137,17 @@ INLINE void tile_forward(const int rows, const int by_column, float *c, int64_t 
 /* A by rows against a packed panel: linear layers and attention scores. */
 static void tile_packed(TILE_ARGS)
 {
-	enum { by_column = 0 };
+	enum { by_column = 0, once = 0 };
+	ldb = NR;
+	switch (rows) {
+		HEIGHTS
+	}
+}
+
+/* The only tile that there is, against a packed panel. */
+static void tile_once(TILE_ARGS)
+{
+	enum { by_column = 0, once = 1 };
 	ldb = NR;
 	switch (rows) {
 		HEIGHTS
@@ -138,7 +157,7 @@ static void tile_packed(TILE_ARGS)
 /* A by rows, B rows at any stride. */
 static void tile_rows(TILE_ARGS)
 {
-	enum { by_column = 0 };
+	enum { by_column = 0, once = 0 };
 	switch (rows) {
 		HEIGHTS
 	}
@@ -147,7 +166,7 @@ static void tile_rows(TILE_ARGS)
 /* A by columns, B rows at any stride: attention's weights times values. */
 static void tile_columns(TILE_ARGS)
 {
-	enum { by_column = 1 };
+	enum { by_column = 1, once = 0 };
 	switch (rows) {
 		HEIGHTS
 	}
@@ -192,7 +211,8 @@ static void panel_forward(tile_fn *tile, float *c, int64_t ldc, const struct sp_
 INLINE void product(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, struct tile_end whole, int64_t m,
                     int64_t n, int64_t k)
 {
-	tile_fn *tile = a.by_column ? tile_columns : b.row_stride == NR ? tile_packed : tile_rows;
+	tile_fn *packed = m > MR ? tile_packed : tile_once;
+	tile_fn *tile = a.by_column ? tile_columns : b.row_stride == NR ? packed : tile_rows;
 	for (int64_t row = 0; row < m; row += ROW_BLOCK) {
 		int64_t rows = m - row < ROW_BLOCK ? m - row : ROW_BLOCK;
 		const float *a_rows = a.data + row * (a.by_column ? 1 : a.ld);
