@@ -604,6 +604,8 @@ class SentenceEncoder:
             self._core,
             self.tokenizer,
             texts,
+            n_layers=self.n_layers,
+            hidden_size=self.hidden_size,
             prompt=self._prompt(prompt, prompt_name),
             batch_size=positive_integer("batch_size", batch_size),
             threads=resolve(threads),

@@ -13,8 +13,11 @@ from sentpool.errors import warn
 from sentpool.progress import progress_bar
 from sentpool.tokenizer import TokenBatch
 
-# A block is tokenised, then encoded: enough to keep threads busy, little enough for Ctrl-C and the bar.
+# A block is tokenised, then encoded: enough to keep threads busy, little enough for Ctrl-C and the bar. Encoders faster
+# than a BERT-base take larger ones, up to four times, as long as the states stay within so many bytes: threads idle at
+# the end of every block.
 _BLOCK_SENTENCES, _BLOCK_CHARACTERS = 512, 1 << 17
+_BASE_WORK, _MOST_BLOCKS, _BLOCK_STATE_BYTES = 12 * 768**2, 4, 1 << 24
 # Hidden states of so many bytes are computed at a time: 1,680 tokens of a BERT-base, 6,240 of a MiniLM-L6.
 _STATE_BYTES = 1 << 26
 
@@ -40,6 +43,8 @@ class EncodingRun:
         tokenizer,
         texts,
         *,
+        n_layers,
+        hidden_size,
         prompt,
         batch_size,
         threads,
@@ -50,6 +55,7 @@ class EncodingRun:
     ):
         one_of("on_truncate", on_truncate, ("ignore", "warn", "raise"))
         self.core, self.tokenizer = core, tokenizer
+        self.n_layers, self.hidden_size = n_layers, hidden_size
         self.prompt, self.batch_size, self.threads = prompt, batch_size, threads
         self.on_truncate, self.show_progress_bar = on_truncate, show_progress_bar
         self.dropout = dropout
@@ -72,6 +78,7 @@ class EncodingRun:
                     batch.ids, batch.offsets, layers, tokens, dropout=self._dropout(start), **options
                 )
             ),
+            len(layers) * len(tokens),
             out,
         )
 
@@ -93,17 +100,19 @@ class EncodingRun:
         return self._gathered(
             shape,
             lambda _, batch: finish(self.core.sbert_wk(batch.ids, batch.offsets, layer_start, window, **options)),
+            1,
         )
 
     def _options(self, skip_prompt: bool) -> dict[str, int]:
         skip = self.tokenizer.count(self.prompt) if skip_prompt and self.prompt else 0
         return {"batch_size": self.batch_size, "skip": skip, "threads": self.threads}
 
-    def _gathered(self, shape, vectors, out: np.ndarray | None = None) -> np.ndarray:
-        """`vectors(start, batch)` of every block, (b, *shape), as one array (n, *shape) float32."""
+    def _gathered(self, shape, vectors, states: int, out: np.ndarray | None = None) -> np.ndarray:
+        """`vectors(start, batch)` of every block, (b, *shape), as one array (n, *shape) float32; they are made of so
+        many `states` (H) a text."""
         out = np.empty((len(self.texts), *shape), dtype=np.float32) if out is None else out
         givers = None if self.positions is None else np.argsort(self.positions, kind="stable")
-        for start, stop, batch in self._blocks():
+        for start, stop, batch in self._blocks(blocks=self._blocks_at_once(states)):
             rows = vectors(start, batch)
             self._check_finite(rows, start)
             if givers is None:
@@ -113,6 +122,12 @@ class EncodingRun:
                 texts = givers[first:end]
                 out[texts] = rows[self.positions[texts] - start]
         return out
+
+    def _blocks_at_once(self, states: int) -> int:
+        """How many blocks may be one: more of a small encoder, as long as `states` (H) a text leave room."""
+        by_work = _BASE_WORK // (self.n_layers * self.hidden_size**2)
+        by_memory = _BLOCK_STATE_BYTES // (4 * max(1, states) * self.hidden_size * _BLOCK_SENTENCES)
+        return max(1, min(_MOST_BLOCKS, by_work, by_memory))
 
     def blocks_of_states(self, layers, tokens, most: int = _BLOCK_SENTENCES) -> Iterator[tuple[int, int, np.ndarray]]:
         """The states (b, layers, tokens, H) of the texts [start, stop) of `unique` as they are computed, up to `most`
@@ -135,8 +150,8 @@ class EncodingRun:
 
     def each_hidden_states(self, first_layer: int = 0) -> Iterator[np.ndarray]:
         """The arrays of `hidden_states` for `unique`, one by one; held here is one block at a time."""
-        layers, _, width = self.core.hidden_states([], [0], first_layer=first_layer).shape
-        for start, stop, batch in self._blocks(most_tokens=max(1, _STATE_BYTES // (4 * layers * width))):
+        layers = self.n_layers + 1 - first_layer
+        for start, stop, batch in self._blocks(most_tokens=max(1, _STATE_BYTES // (4 * layers * self.hidden_size))):
             rows = range(stop - start)
             if self.dropout is None:
                 batch, rows = _without_repeats(self.unique[start:stop], batch)
@@ -170,14 +185,15 @@ class EncodingRun:
         return position if self.positions is None else self.texts.index(self.unique[position])
 
     def _blocks(
-        self, most_tokens: int | None = None, most_texts: int = _BLOCK_SENTENCES
+        self, most_tokens: int | None = None, most_texts: int = _BLOCK_SENTENCES, blocks: int = 1
     ) -> Iterator[tuple[int, int, TokenBatch]]:
-        """Tokenised blocks of `unique`, of at most so many tokens or one text, with a progress bar."""
-        bar = self._bar(one_block_moves_it=most_tokens is not None)
+        """Tokenised blocks of `unique`, so many `blocks` at a time, of at most so many tokens or one text, with a
+        progress bar."""
+        bar = self._bar(blocks, one_block_moves_it=most_tokens is not None)
         start = 0
         try:
             while start < len(self.unique):
-                stop = self._block_end(start, most_texts)
+                stop = self._block_end(start, most_texts * blocks, _BLOCK_CHARACTERS * blocks)
                 texts = self.unique[start:stop]
                 batch = self.tokenizer.encode([self.prompt + text for text in texts] if self.prompt else texts)
                 self._note(start, stop, batch)
@@ -195,9 +211,9 @@ class EncodingRun:
                 f"{self.tokenizer.max_seq_length} tokens and were truncated"
             )
 
-    def _block_end(self, start: int, most_texts: int = _BLOCK_SENTENCES) -> int:
+    def _block_end(self, start: int, most_texts: int, most_characters: int) -> int:
         characters, stop = 0, start
-        while stop < len(self.unique) and stop - start < most_texts and characters < _BLOCK_CHARACTERS:
+        while stop < len(self.unique) and stop - start < most_texts and characters < most_characters:
             characters += len(self.unique[stop])
             stop += 1
         return stop
@@ -222,8 +238,9 @@ class EncodingRun:
             f"model's weights and the pooling"
         )
 
-    def _bar(self, one_block_moves_it: bool):
-        is_worth_it = one_block_moves_it or self._block_end(0) < len(self.unique)
+    def _bar(self, blocks: int, one_block_moves_it: bool):
+        first = self._block_end(0, _BLOCK_SENTENCES * blocks, _BLOCK_CHARACTERS * blocks)
+        is_worth_it = one_block_moves_it or first < len(self.unique)
         if self.show_progress_bar is None and not is_worth_it:
             return None
         return progress_bar(len(self.unique), "Encoding", "sentences", self.show_progress_bar)

@@ -71,6 +71,7 @@ def test_equal_sentences_of_a_block_are_computed_once(model):
             return model._core.hidden_states(ids, offsets, **options)
 
     options = {"prompt": "", "batch_size": 32, "threads": 1, "show_progress_bar": False, "one_by_one": True}
+    options |= {"n_layers": model.n_layers, "hidden_size": model.hidden_size}
     run = encoding_run.EncodingRun(Counting(), model.tokenizer, TEXTS * 20, **options)
     assert len(list(run.each_hidden_states())) == 100
     assert sum(computed) == 4

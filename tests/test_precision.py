@@ -241,14 +241,13 @@ def test_loading_needs_no_more_memory_than_in_float32(tmp_path):
     folder = bert_folder(
         tmp_path / "m", vocab_size=30000, hidden_size=256, num_attention_heads=4, intermediate_size=1024
     )
-    used = {
-        dtype: int(
-            subprocess.run(
-                [sys.executable, "-c", LOADED, str(folder), dtype], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for dtype in precision.DTYPES
-    }
+
+    def peak(dtype: str) -> int:
+        command = [sys.executable, "-c", LOADED, str(folder), dtype]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    # Other libraries' threads keep memory by chance, up to two megabytes here: the least of three runs has none of it.
+    used = {dtype: min(peak(dtype) for _ in range(3)) for dtype in precision.DTYPES}
     assert used["float32"] > 30_000
     assert used["int8"] < 0.95 * used["float32"] and used["bfloat16"] < 0.95 * used["float32"]
 

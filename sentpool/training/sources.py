@@ -174,6 +174,8 @@ def computed_states(
         model._core,
         tokenizer,
         list(texts),
+        n_layers=model.n_layers,
+        hidden_size=model.hidden_size,
         prompt="",
         batch_size=_STORED_ROWS,
         threads=threads,
