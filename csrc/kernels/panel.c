@@ -34,9 +34,8 @@ struct tile_end {
  * compiler would rather keep one a row, and some of them in memory. */
 #define KEEP(pointer) __asm__("" : "+r"(pointer))
 
-/* Panels are read once per block of rows, first from main memory, so they are fetched ahead. A row of one cache line goes
- * into level 1. Two lines would push out the rows of A that every panel reads again: they go into level 2, from farther
- * ahead, and past it where A is one tile and no panel is read a second time (`once`). */
+/* Panels are read once per block of rows, first from main memory, so they are fetched ahead; but past the level-2 cache
+ * where A is one tile and no panel is read a second time (`once`). */
 INLINE void panel_fetch(const float *row, const int once)
 {
 #if VL == 16
@@ -44,8 +43,8 @@ INLINE void panel_fetch(const float *row, const int once)
 		__builtin_prefetch(row + 3072, 0, 0);
 		__builtin_prefetch(row + 3072 + VL, 0, 0);
 	} else {
-		__builtin_prefetch(row + 4096, 0, 2);
-		__builtin_prefetch(row + 4096 + VL, 0, 2);
+		__builtin_prefetch(row + 3072, 0, 3);
+		__builtin_prefetch(row + 3072 + VL, 0, 3);
 	}
 #else
 	(void)once;
