@@ -30,10 +30,6 @@ struct tile_end {
 	const float *bias; /* NULL: none */
 };
 
-/* Three rows of A share a pointer: that many pointers and multiples of lda fit the registers of a tile of 14 rows. The
- * compiler would rather keep one a row, and some of them in memory. */
-#define KEEP(pointer) __asm__("" : "+r"(pointer))
-
 /* Panels are read once per block of rows, first from main memory, so they are fetched ahead; but past the level-2 cache
  * where A is one tile and no panel is read a second time (`once`). */
 INLINE void panel_fetch(const float *row, const int once)

@@ -30,7 +30,7 @@ typedef uint8_t digit;
 #define GROUP 2
 typedef int16_t digit;
 #endif
-#define PREFETCH_BYTES 8192
+#define PREFETCH_BYTES 12288 /* as far ahead as panel.c's */
 #define ROW_BLOCK 256
 
 typedef digit vd __attribute__((vector_size(VL * sizeof(digit))));
@@ -54,22 +54,27 @@ INLINE vf smoothed(const float *x, const float *smooth, int64_t i, int64_t n)
 
 INLINE float least(vf v)
 {
+#if defined(SP_ISA_AVX512)
+	return _mm512_reduce_min_ps((__m512)v);
+#else
 	float lane[VL];
 	memcpy(lane, &v, sizeof v);
 	for (int half = VL / 2; half; half /= 2)
 		for (int i = 0; i < half; i++)
 			lane[i] = lane[i + half] < lane[i] ? lane[i + half] : lane[i];
 	return lane[0];
+#endif
 }
 
 /* The range of a row and the factor that takes it to the digits; minima and maxima have no order to keep. */
 static struct sp_row_range find_range(float *factor, const float *x, const float *smooth, float largest, int64_t k)
 {
-	vf low = v_set(HUGE_VALF), high = low, poison = {0}; /* `high` is the least of -x */
+	vf low = v_set(HUGE_VALF), high = low; /* `high` is the least of -x */
+	vi poison = {0};
 	int64_t i = 0;
 	for (; i + VL <= k; i += VL) {
 		vf v = smoothed(x, smooth, i, VL);
-		poison = v_fma(v, v_set(0), poison); /* NaN once a value is NaN or Inf */
+		poison |= (vi)(v - v); /* zero, but for NaN and Inf */
 		low = v_min(v, low);
 		high = v_min(-v, high);
 	}
@@ -80,13 +85,13 @@ static struct sp_row_range find_range(float *factor, const float *x, const float
 		for (int64_t j = k - i; j < VL; j++)
 			lane[j] = lane[0];
 		v = v_load(lane);
-		poison = v_fma(v, v_set(0), poison);
+		poison |= (vi)(v - v);
 		low = v_min(v, low);
 		high = v_min(-v, high);
 	}
 	float first = least(low) + 0.0f, width = -least(high) - first;
 	*factor = width > 0 ? largest / width : 0;
-	return (struct sp_row_range){first, v_mask(poison != poison) ? NAN : width / largest};
+	return (struct sp_row_range){first, v_mask(poison != 0) ? NAN : width / largest};
 }
 
 /* x in digits: whole numbers 0 … largest, to nearest even; largest for NaN. Bits above the 16 lowest are not clean. */
@@ -105,36 +110,108 @@ INLINE void put(digit *q, vi whole_numbers, int64_t n)
 		memcpy(q, &digits, (size_t)n * sizeof(digit));
 }
 
+/* Values [i, i + n) of a row in digits, n <= VL. */
+INLINE void put_digits(const int digits, digit *upper, digit *lower, const float *x, const float *smooth, int64_t i,
+                       int64_t n, float low, float factor)
+{
+	vi numbers = whole(smoothed(x, smooth, i, n), low, factor, digits == 2 ? 65535.0f : 255.0f);
+	if (digits == 2)
+		put(lower + i, numbers & 255, n);
+	put(upper + i, digits == 2 ? numbers >> 8 & 255 : numbers & 255, n);
+}
+
+INLINE void quantize_row(const int digits, digit *upper, struct sp_row_range *range, const float *x,
+                         const float *smooth, int64_t k)
+{
+	int64_t depth = sp_low_depth(k), i = 0;
+	digit *lower = upper + depth;
+	float factor;
+	struct sp_row_range found = find_range(&factor, x, smooth, digits == 2 ? 65535.0f : 255.0f, k);
+	*range = found;
+	for (; i + VL <= k; i += VL)
+		put_digits(digits, upper, lower, x, smooth, i, VL, found.low, factor);
+	if (i < k)
+		put_digits(digits, upper, lower, x, smooth, i, k - i, found.low, factor);
+	for (i = k; i < depth; i++) {
+		upper[i] = 0;
+		if (digits == 2)
+			lower[i] = 0;
+	}
+}
+
 static void quantize(void *q, int64_t ldq, struct sp_row_range *range, const float *x, int64_t ldx, const float *smooth,
                      int digits, int64_t rows, int64_t k)
 {
-	float largest = digits == 2 ? 65535.0f : 255.0f;
-	int64_t depth = sp_low_depth(k);
-	for (int64_t r = 0; r < rows; r++, x += ldx) {
-		digit *upper = (digit *)q + r * ldq, *lower = upper + depth;
-		float factor;
-		range[r] = find_range(&factor, x, smooth, largest, k);
-		for (int64_t i = 0; i < k; i += VL) {
-			vi numbers = whole(smoothed(x, smooth, i, k - i), range[r].low, factor, largest);
-			if (digits == 2)
-				put(lower + i, numbers & 255, k - i);
-			put(upper + i, digits == 2 ? numbers >> 8 & 255 : numbers & 255, k - i);
-		}
-		for (int64_t i = k; i < depth; i++) {
-			upper[i] = 0;
-			if (digits == 2)
-				lower[i] = 0;
-		}
-	}
+	digit *row = q;
+	for (int64_t r = 0; r < rows; r++, row += ldq, x += ldx)
+		if (digits == 2)
+			quantize_row(2, row, range + r, x, smooth, k);
+		else
+			quantize_row(1, row, range + r, x, smooth, k);
 }
 
 /* ---- products ------------------------------------------------------------------------------------------------------ */
 
+/* What a panel's sums need to become numbers; zeros for columns that there are not. A bias of -0 leaves all as they are. */
+struct columns {
+	_Alignas(64) float scale[NR], offset[NR], bias[NR];
+};
+
+static struct columns take_columns(struct sp_int8_panels b, const float *bias, int64_t first, int64_t count)
+{
+	struct columns c = {0};
+	memcpy(c.scale, b.scale + first, (size_t)count * sizeof(float));
+	memcpy(c.offset, b.offset + first, (size_t)count * sizeof(float));
+	for (int j = 0; j < NR; j++)
+		c.bias[j] = -0.0f;
+	if (bias)
+		memcpy(c.bias, bias + first, (size_t)count * sizeof(float));
+	return c;
+}
+
+/* VL values of C from the sums of one digit, or of two, the upper of which counts 256 times. */
+INLINE vf dequantized(const int digits, vi upper, vi lower, struct sp_row_range range, vf scale, vf offset, vf bias)
+{
+	vf total = __builtin_convertvector(upper, vf);
+	if (digits == 2)
+		total = v_fma(total, v_set(256.0f), __builtin_convertvector(lower, vf));
+	return v_fma(total * range.step, scale, offset * range.low) + bias;
+}
+
+INLINE vi v_load_int(const int32_t *p)
+{
+	vi v;
+	memcpy(&v, p, sizeof v);
+	return v;
+}
+
 #if defined(SP_INT8_AMX)
 
-static void tile_forward(int rows, int32_t *sums, const digit *a, int64_t lda, const int8_t *b, int64_t k)
+INLINE void tile(const int digits, int rows, float *c, int64_t ldc, const digit *a, int64_t lda,
+                 const struct sp_row_range *range, const int8_t *b, int64_t k, const struct columns *columns)
 {
-	AMX_BLOCK("tdpbusd", rows, sums, a, lda, b, k);
+	_Alignas(64) int32_t upper[TILE_ROWS * NR], lower[TILE_ROWS * NR];
+	AMX_BLOCK("tdpbusd", rows, upper, a, lda, b, k);
+	if (digits == 2)
+		AMX_BLOCK("tdpbusd", rows, lower, a + k, lda, b, k);
+	for (int j = 0; j < NR; j += VL) {
+		vf scale = v_load(columns->scale + j), offset = v_load(columns->offset + j);
+		vf bias = v_load(columns->bias + j);
+		for (int r = 0; r < rows; r++) {
+			vi first = v_load_int(upper + r * NR + j);
+			vi second = digits == 2 ? v_load_int(lower + r * NR + j) : first;
+			v_store(c + r * ldc + j, dequantized(digits, first, second, range[r], scale, offset, bias));
+		}
+	}
+}
+
+static void tile_forward(int digits, int rows, float *c, int64_t ldc, const digit *a, int64_t lda,
+                         const struct sp_row_range *range, const int8_t *b, int64_t k, const struct columns *columns)
+{
+	if (digits == 2)
+		tile(2, rows, c, ldc, a, lda, range, b, k, columns);
+	else
+		tile(1, rows, c, ldc, a, lda, range, b, k, columns);
 }
 
 #else
@@ -143,10 +220,8 @@ static void tile_forward(int rows, int32_t *sums, const digit *a, int64_t lda, c
 INLINE vi add_products(vi sum, vi x, const int8_t *b)
 {
 #if defined(SP_INT8_UNIT)
-	vi w;
-	memcpy(&w, b, sizeof w);
 	/* gcc 12 copies and spills the sums around the intrinsic of this */
-	__asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+	__asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(v_load_int((const int32_t *)(const void *)b)));
 	return sum;
 #elif defined(SP_ISA_AVX512)
 	__m256i w;
@@ -163,38 +238,66 @@ INLINE vi add_products(vi sum, vi x, const int8_t *b)
 #endif
 }
 
-/* Exact sums[rows][NR]. `rows` is a constant in every caller, so they live in registers until the end. */
-INLINE void tile(const int rows, int32_t *sums, const digit *a, int64_t lda, const int8_t *b, int64_t k)
+/* Exact sums of `rows` x NR products of one digit. `rows` is a constant in every caller, so they live in registers. */
+INLINE void tile_sums(const int rows, vi sum[MR][2], const digit *a, int64_t lda, const int8_t *b, int64_t k)
 {
-	vi sum[MR][2];
+	const digit *a_rows[MR]; /* of every third */
+	UNROLL
+	for (int r = 0; r < rows; r += 3) {
+		a_rows[r] = a + r * lda;
+		KEEP(a_rows[r]);
+	}
 	UNROLL
 	for (int r = 0; r < rows; r++)
 		sum[r][0] = sum[r][1] = (vi){0};
 	for (int64_t p = 0; p < k; p += GROUP) {
 		const int8_t *row = b + p * NR;
-		__builtin_prefetch(row + PREFETCH_BYTES, 0, 2);
+		__builtin_prefetch(row + PREFETCH_BYTES, 0, 3);
 #if defined(SP_INT8_UNIT)
-		__builtin_prefetch(row + PREFETCH_BYTES + 64, 0, 2);
+		__builtin_prefetch(row + PREFETCH_BYTES + 64, 0, 3);
 #endif
 		UNROLL
 		for (int r = 0; r < rows; r++) {
 			int32_t group;
-			memcpy(&group, a + r * lda + p, sizeof group);
+			memcpy(&group, a_rows[r / 3 * 3] + r % 3 * lda + p, sizeof group);
 			vi x = group - (vi){0};
 			sum[r][0] = add_products(sum[r][0], x, row);
 			sum[r][1] = add_products(sum[r][1], x, row + VL * GROUP);
 		}
 	}
+}
+
+/* `rows` x NR values of C. The sums of the upper of two digits wait in memory for those of the lower. */
+INLINE void tile(const int digits, const int rows, float *c, int64_t ldc, const digit *a, int64_t lda,
+                 const struct sp_row_range *range, const int8_t *b, int64_t k, const struct columns *columns)
+{
+	vi upper[MR][2], lower[MR][2];
+	tile_sums(rows, upper, a, lda, b, k);
+	if (digits == 2)
+		tile_sums(rows, lower, a + k, lda, b, k);
 	UNROLL
-	for (int r = 0; r < rows; r++) {
-		memcpy(sums + r * NR, &sum[r][0], sizeof(vi));
-		memcpy(sums + r * NR + VL, &sum[r][1], sizeof(vi));
+	for (int half = 0; half < 2; half++) {
+		int j = half * VL;
+		vf scale = v_load(columns->scale + j), offset = v_load(columns->offset + j);
+		vf bias = v_load(columns->bias + j);
+		UNROLL
+		for (int r = 0; r < rows; r++) {
+			vi first = upper[r][half], second = digits == 2 ? lower[r][half] : first;
+			v_store(c + r * ldc + j, dequantized(digits, first, second, range[r], scale, offset, bias));
+		}
 	}
 }
 
 /* clang-format off */
-#define HEIGHT(n) case n: tile(n, sums, a, lda, b, k); break;
-static void tile_forward(int rows, int32_t *sums, const digit *a, int64_t lda, const int8_t *b, int64_t k)
+#define HEIGHT(n) \
+	case n: \
+		if (digits == 2) \
+			tile(2, n, c, ldc, a, lda, range, b, k, columns); \
+		else \
+			tile(1, n, c, ldc, a, lda, range, b, k, columns); \
+		break;
+static void tile_forward(int digits, int rows, float *c, int64_t ldc, const digit *a, int64_t lda,
+                         const struct sp_row_range *range, const int8_t *b, int64_t k, const struct columns *columns)
 {
 	switch (rows) {
 		HEIGHT(1) HEIGHT(2) HEIGHT(3) HEIGHT(4)
@@ -210,71 +313,25 @@ static void tile_forward(int rows, int32_t *sums, const digit *a, int64_t lda, c
 
 #endif
 
-/* What the columns of one panel need to become numbers again. */
-struct columns {
-	float scale[NR], offset[NR], bias[NR];
-	int64_t count;
-	int has_bias;
-};
-
-static struct columns take_columns(struct sp_int8_panels b, const float *bias, int64_t first, int64_t count)
-{
-	struct columns c = {.count = count, .has_bias = bias != NULL};
-	memcpy(c.scale, b.scale + first, (size_t)count * sizeof(float));
-	memcpy(c.offset, b.offset + first, (size_t)count * sizeof(float));
-	if (bias)
-		memcpy(c.bias, bias + first, (size_t)count * sizeof(float));
-	return c;
-}
-
-/* c[rows, cols] from the sums of one digit, or of two: the upper counts 256 times. `whole` panels need no parts. */
-INLINE void dequantize(const int whole, const int digits, float *c, int64_t ldc, const int32_t *upper,
-                       const int32_t *lower, const struct sp_row_range *range, const struct columns *columns, int rows)
-{
-	for (int r = 0; r < rows; r++, c += ldc, upper += NR, lower += NR)
-		for (int64_t j = 0; j < (whole ? NR : columns->count); j += VL) {
-			vi sum;
-			memcpy(&sum, upper + j, sizeof sum);
-			vf total = __builtin_convertvector(sum, vf);
-			if (digits == 2) {
-				memcpy(&sum, lower + j, sizeof sum);
-				total = v_fma(total, v_set(256.0f), __builtin_convertvector(sum, vf));
-			}
-			vf y = v_fma(total * range[r].step, v_load(columns->scale + j),
-			             v_load(columns->offset + j) * range[r].low);
-			if (columns->has_bias)
-				y = y + v_load(columns->bias + j);
-			if (whole || columns->count - j >= VL)
-				v_store(c + j, y);
-			else
-				v_store_part(c + j, y, columns->count - j);
-		}
-}
-
-static void tile_end(float *c, int64_t ldc, const int32_t *upper, const int32_t *lower, int digits,
-                     const struct sp_row_range *range, const struct columns *columns, int rows)
-{
-	if (columns->count < NR)
-		dequantize(0, digits, c, ldc, upper, lower, range, columns, rows);
-	else if (digits == 2)
-		dequantize(1, 2, c, ldc, upper, lower, range, columns, rows);
-	else
-		dequantize(1, 1, c, ldc, upper, lower, range, columns, rows);
-}
-
-/* m rows of one panel, in tiles of `height` rows (with AMX) or of nearly equal height up to it. */
+/* m rows of one panel, in tiles of nearly equal height. A panel with fewer than NR columns is computed aside. */
 static void panel_forward(float *c, int64_t ldc, const digit *a, int64_t lda, const struct sp_row_range *range,
-                          const int8_t *panel, const struct columns *columns, int digits, int64_t m, int64_t k)
+                          const int8_t *panel, const struct columns *columns, int digits, int64_t m, int64_t cols,
+                          int64_t k)
 {
-	_Alignas(64) int32_t upper[TILE_ROWS * NR], lower[TILE_ROWS * NR];
-	int64_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS, row = 0;
+	float aside[TILE_ROWS * NR];
+	int64_t tiles = (m + TILE_ROWS - 1) / TILE_ROWS;
 	for (int64_t t = 0; t < tiles; t++) {
 		int rows = (int)(m / tiles + (t < m % tiles));
-		tile_forward(rows, upper, a + row * lda, lda, panel, k);
-		if (digits == 2)
-			tile_forward(rows, lower, a + row * lda + k, lda, panel, k);
-		tile_end(c + row * ldc, ldc, upper, lower, digits, range + row, columns, rows);
-		row += rows;
+		if (cols == NR) {
+			tile_forward(digits, rows, c, ldc, a, lda, range, panel, k, columns);
+		} else {
+			tile_forward(digits, rows, aside, NR, a, lda, range, panel, k, columns);
+			for (int64_t r = 0; r < rows; r++)
+				memcpy(c + r * ldc, aside + r * NR, (size_t)cols * sizeof(float));
+		}
+		c += rows * ldc;
+		a += rows * lda;
+		range += rows;
 	}
 }
 
@@ -284,8 +341,9 @@ static void rows_forward(float *c, int64_t ldc, const digit *q, int64_t ldq, con
 {
 	int64_t depth = sp_low_depth(k);
 	for (int64_t col = 0; col < n; col += NR) {
-		struct columns columns = take_columns(b, bias, col, n - col < NR ? n - col : NR);
-		panel_forward(c + col, ldc, q, ldq, range, b.panels + col * depth, &columns, digits, m, depth);
+		int64_t cols = n - col < NR ? n - col : NR;
+		struct columns columns = take_columns(b, bias, col, cols);
+		panel_forward(c + col, ldc, q, ldq, range, b.panels + col * depth, &columns, digits, m, cols, depth);
 	}
 }
 

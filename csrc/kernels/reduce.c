@@ -41,55 +41,90 @@ INLINE struct lanes lanes_keep(struct lanes s, int64_t n)
 	return s;
 }
 
-/* y = a + b (b NULL: a); returns the sum of the row */
-INLINE float add_row(float *y, const float *a, const float *b, int64_t H)
+/* Rows whose sums run side by side: each is one chain of additions, which waits for itself. */
+enum { ROWS = 4 };
+
+/* y = a + b (b NULL: a); sums[r] = the sum of row r, of which there are up to ROWS, a constant in every caller. */
+INLINE void add_rows(const int rows, float *sums, float *y, int64_t ldy, const float *a, int64_t lda, const float *b,
+                     int64_t ldb, int64_t H)
 {
-	struct lanes sum = {0};
+	struct lanes sum[ROWS] = {0};
 	for (int64_t i = 0; i < H; i += LANES) {
-		struct lanes z = lanes_load(a + i, H - i);
-		if (b) {
-			struct lanes other = lanes_load(b + i, H - i);
+		UNROLL
+		for (int r = 0; r < rows; r++) {
+			struct lanes z = lanes_load(a + r * lda + i, H - i);
+			if (b) {
+				struct lanes other = lanes_load(b + r * ldb + i, H - i);
+				for (int j = 0; j < LANE_VECS; j++)
+					z.v[j] = z.v[j] + other.v[j];
+			}
 			for (int j = 0; j < LANE_VECS; j++)
-				z.v[j] = z.v[j] + other.v[j];
+				sum[r].v[j] = sum[r].v[j] + z.v[j];
+			lanes_store(y + r * ldy + i, z, H - i);
 		}
-		for (int j = 0; j < LANE_VECS; j++)
-			sum.v[j] = sum.v[j] + z.v[j];
-		lanes_store(y + i, z, H - i);
 	}
-	return lanes_fold(sum);
+	for (int r = 0; r < rows; r++)
+		sums[r] = lanes_fold(sum[r]);
 }
 
-/* sum of (x - mean)^2 */
-INLINE float squared_deviations(const float *x, float mean, int64_t H)
+/* sums[r] = the sum of (x - mean[r])^2 over row r */
+INLINE void squared_deviations(const int rows, float *sums, const float *x, int64_t ldx, const float *mean, int64_t H)
 {
-	struct lanes sum = {0};
+	struct lanes sum[ROWS] = {0};
 	for (int64_t i = 0; i < H; i += LANES) {
-		struct lanes d = lanes_load(x + i, H - i);
-		for (int j = 0; j < LANE_VECS; j++)
-			d.v[j] = d.v[j] - mean;
-		d = lanes_keep(d, H - i);
-		for (int j = 0; j < LANE_VECS; j++)
-			sum.v[j] = v_fma(d.v[j], d.v[j], sum.v[j]);
+		UNROLL
+		for (int r = 0; r < rows; r++) {
+			struct lanes d = lanes_load(x + r * ldx + i, H - i);
+			for (int j = 0; j < LANE_VECS; j++)
+				d.v[j] = d.v[j] - mean[r];
+			d = lanes_keep(d, H - i);
+			for (int j = 0; j < LANE_VECS; j++)
+				sum[r].v[j] = v_fma(d.v[j], d.v[j], sum[r].v[j]);
+		}
 	}
-	return lanes_fold(sum);
+	for (int r = 0; r < rows; r++)
+		sums[r] = lanes_fold(sum[r]);
+}
+
+/* y = a + b, and of each row the mean and 1 / its standard deviation. */
+INLINE void add_and_measure(const int rows, float *mean, float *rstd, float *y, int64_t ldy, const float *a,
+                            int64_t lda, const float *b, int64_t ldb, float eps, int64_t H)
+{
+	add_rows(rows, mean, y, ldy, a, lda, b, ldb, H);
+	for (int r = 0; r < rows; r++)
+		mean[r] = mean[r] / (float)H;
+	squared_deviations(rows, rstd, y, ldy, mean, H);
+	for (int r = 0; r < rows; r++)
+		rstd[r] = 1.0f / sqrtf(rstd[r] / (float)H + eps);
+}
+
+INLINE void add_layernorm(const int rows, float *y, int64_t ldy, const float *a, int64_t lda, const float *b,
+                          int64_t ldb, const float *gamma, const float *beta, float eps, int64_t H)
+{
+	float mean[ROWS], rstd[ROWS];
+	add_and_measure(rows, mean, rstd, y, ldy, a, lda, b, ldb, eps, H);
+	for (int64_t i = 0; i < H; i += LANES) {
+		struct lanes g = lanes_load(gamma + i, H - i), shift = {0};
+		if (beta)
+			shift = lanes_load(beta + i, H - i);
+		UNROLL
+		for (int r = 0; r < rows; r++) {
+			struct lanes z = lanes_load(y + r * ldy + i, H - i);
+			for (int j = 0; j < LANE_VECS; j++)
+				z.v[j] = v_fma((z.v[j] - mean[r]) * rstd[r], g.v[j], shift.v[j]);
+			lanes_store(y + r * ldy + i, z, H - i);
+		}
+	}
 }
 
 void SP_ISA_NAME(sp_add_layernorm)(float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
                                    const float *gamma, const float *beta, float eps, int64_t rows, int64_t H)
 {
-	for (int64_t r = 0; r < rows; r++, y += ldy, a += lda, b = b ? b + ldb : NULL) {
-		float mean = add_row(y, a, b, H) / (float)H;
-		float rstd = 1.0f / sqrtf(squared_deviations(y, mean, H) / (float)H + eps);
-		for (int64_t i = 0; i < H; i += LANES) {
-			struct lanes z = lanes_load(y + i, H - i);
-			struct lanes g = lanes_load(gamma + i, H - i), shift = {0};
-			if (beta)
-				shift = lanes_load(beta + i, H - i);
-			for (int j = 0; j < LANE_VECS; j++)
-				z.v[j] = v_fma((z.v[j] - mean) * rstd, g.v[j], shift.v[j]);
-			lanes_store(y + i, z, H - i);
-		}
-	}
+	int64_t r = 0;
+	for (; r + ROWS <= rows; r += ROWS, y += ROWS * ldy, a += ROWS * lda, b = b ? b + ROWS * ldb : NULL)
+		add_layernorm(ROWS, y, ldy, a, lda, b, ldb, gamma, beta, eps, H);
+	for (; r < rows; r++, y += ldy, a += lda, b = b ? b + ldb : NULL)
+		add_layernorm(1, y, ldy, a, lda, b, ldb, gamma, beta, eps, H);
 }
 
 void SP_ISA_NAME(sp_layernorm_backward)(float *dz, int64_t lddz, float *normed, int64_t ldn, const float *dy,
@@ -97,8 +132,8 @@ void SP_ISA_NAME(sp_layernorm_backward)(float *dz, int64_t lddz, float *normed, 
                                         const float *gamma, float eps, int64_t rows, int64_t H)
 {
 	for (int64_t r = 0; r < rows; r++, dz += lddz, normed += ldn, dy += lddy, a += lda, b = b ? b + ldb : NULL) {
-		float mean = add_row(normed, a, b, H) / (float)H;
-		float rstd = 1.0f / sqrtf(squared_deviations(normed, mean, H) / (float)H + eps);
+		float mean, rstd;
+		add_and_measure(1, &mean, &rstd, normed, ldn, a, lda, b, ldb, eps, H);
 		struct lanes plain = {0}, along = {0};
 		for (int64_t i = 0; i < H; i += LANES) {
 			struct lanes z = lanes_load(normed + i, H - i);
@@ -124,7 +159,9 @@ void SP_ISA_NAME(sp_layernorm_backward)(float *dz, int64_t lddz, float *normed, 
 
 float SP_ISA_NAME(sp_sum_of_squares)(const float *x, int64_t H)
 {
-	return squared_deviations(x, 0.0f, H);
+	float mean = 0, sum;
+	squared_deviations(1, &sum, x, 0, &mean, H);
+	return sum;
 }
 
 /* The largest of a row; NaN is passed over. */

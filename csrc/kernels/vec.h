@@ -46,6 +46,10 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* In a tile three rows of A share a pointer: that many pointers and multiples of lda fit the registers beside 14 rows. The
+ * compiler would rather keep one a row, and some of them in memory. */
+#define KEEP(pointer) __asm__("" : "+r"(pointer))
+
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
 
@@ -173,12 +177,17 @@ struct lanes {
 /* Fold 16 virtual lanes: lane i with i + 8, then i + 4, i + 2, i + 1. */
 INLINE float lanes_fold(struct lanes s)
 {
-	float lane[LANES];
-	memcpy(lane, s.v, sizeof lane);
-	for (int half = LANES / 2; half > 0; half /= 2)
-		for (int i = 0; i < half; i++)
-			lane[i] = lane[i] + lane[i + half];
-	return lane[0];
+#if defined(SP_ISA_GENERIC)
+	vf four = (s.v[0] + s.v[2]) + (s.v[1] + s.v[3]);
+#else
+#if defined(SP_ISA_AVX512)
+	__m256 eight = _mm512_castps512_ps256((__m512)s.v[0]) + _mm512_extractf32x8_ps((__m512)s.v[0], 1);
+#else
+	__m256 eight = (__m256)(s.v[0] + s.v[1]);
+#endif
+	__m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+#endif
+	return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 #endif
