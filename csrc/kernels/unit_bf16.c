@@ -12,7 +12,7 @@
 #if defined(SP_ISA_AVX512)
 
 #define UNIT __attribute__((target("avx512bf16")))
-#define PREFETCH_HALVES 4096
+#define PREFETCH_HALVES 6144 /* as far ahead as panel.c's */
 #define ROW_BLOCK 256
 
 void sp_bf16_pack_pairs(uint16_t *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k)
@@ -39,21 +39,27 @@ UNIT void sp_bf16_round_rows(uint16_t *y, int64_t ldy, const float *x, int64_t l
 UNIT INLINE void tile(const int rows, float *c, int64_t ldc, const uint16_t *a, int64_t lda, const uint16_t *b,
                       vf bias0, vf bias1, int64_t k)
 {
+	const uint16_t *a_rows[MR]; /* of every third */
+	UNROLL
+	for (int r = 0; r < rows; r += 3) {
+		a_rows[r] = a + r * lda;
+		KEEP(a_rows[r]);
+	}
 	__m512 sum[MR][2];
 	UNROLL
 	for (int r = 0; r < rows; r++)
 		sum[r][0] = sum[r][1] = _mm512_setzero_ps();
 	for (int64_t p = 0; p < k; p += 2) {
 		const uint16_t *row = b + p * NR;
-		__builtin_prefetch(row + PREFETCH_HALVES, 0, 2);
-		__builtin_prefetch(row + PREFETCH_HALVES + 32, 0, 2);
+		__builtin_prefetch(row + PREFETCH_HALVES, 0, 3);
+		__builtin_prefetch(row + PREFETCH_HALVES + 32, 0, 3);
 		__m512bh b0, b1;
 		memcpy(&b0, row, sizeof b0);
 		memcpy(&b1, row + NR, sizeof b1);
 		UNROLL
 		for (int r = 0; r < rows; r++) {
 			int32_t pair;
-			memcpy(&pair, a + r * lda + p, sizeof pair);
+			memcpy(&pair, a_rows[r / 3 * 3] + r % 3 * lda + p, sizeof pair);
 			__m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 			sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, b0);
 			sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, b1);
