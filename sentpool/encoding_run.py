@@ -73,11 +73,10 @@ class EncodingRun:
         options = self._options(skip_prompt)
         return self._gathered(
             shape,
-            lambda start, batch: finish(
-                self.core.layer_states(
-                    batch.ids, batch.offsets, layers, tokens, dropout=self._dropout(start), **options
-                )
+            lambda start, batch: self.core.layer_states(
+                batch.ids, batch.offsets, layers, tokens, dropout=self._dropout(start), **options
             ),
+            finish,
             len(layers) * len(tokens),
             out,
         )
@@ -99,7 +98,8 @@ class EncodingRun:
         options = self._options(skip_prompt)
         return self._gathered(
             shape,
-            lambda _, batch: finish(self.core.sbert_wk(batch.ids, batch.offsets, layer_start, window, **options)),
+            lambda _, batch: self.core.sbert_wk(batch.ids, batch.offsets, layer_start, window, **options),
+            finish,
             1,
         )
 
@@ -107,21 +107,29 @@ class EncodingRun:
         skip = self.tokenizer.count(self.prompt) if skip_prompt and self.prompt else 0
         return {"batch_size": self.batch_size, "skip": skip, "threads": self.threads}
 
-    def _gathered(self, shape, vectors, states: int, out: np.ndarray | None = None) -> np.ndarray:
-        """`vectors(start, batch)` of every block, (b, *shape), as one array (n, *shape) float32; they are made of so
-        many `states` (H) a text."""
+    def _gathered(self, shape, computed, finish, states: int, out: np.ndarray | None = None) -> np.ndarray:
+        """`finish` of `computed(start, batch)` of every block, a part of the block at a time, as one array (n, *shape)
+        float32; a text's vector is made of so many `states` (H)."""
         out = np.empty((len(self.texts), *shape), dtype=np.float32) if out is None else out
         givers = None if self.positions is None else np.argsort(self.positions, kind="stable")
         for start, stop, batch in self._blocks(blocks=self._blocks_at_once(states)):
-            rows = vectors(start, batch)
-            self._check_finite(rows, start)
-            if givers is None:
-                out[start:stop] = rows
-            else:
-                first, end = np.searchsorted(self.positions, (start, stop), sorter=givers)
-                texts = givers[first:end]
-                out[texts] = rows[self.positions[texts] - start]
+            block = computed(start, batch)
+            for first in range(start, stop, _BLOCK_SENTENCES):
+                rows = finish(block[first - start : first - start + _BLOCK_SENTENCES])
+                self._check_finite(rows, first)
+                self._put(out, givers, first, rows)
+            del block, rows  # before the next block is computed
         return out
+
+    def _put(self, out: np.ndarray, givers: np.ndarray | None, start: int, rows: np.ndarray) -> None:
+        """Vectors of the computed texts from `start` on, wherever the user gave these texts."""
+        stop = start + len(rows)
+        if givers is None:
+            out[start:stop] = rows
+            return
+        first, end = np.searchsorted(self.positions, (start, stop), sorter=givers)
+        texts = givers[first:end]
+        out[texts] = rows[self.positions[texts] - start]
 
     def _blocks_at_once(self, states: int) -> int:
         """How many blocks may be one: more of a small encoder, as long as `states` (H) a text leave room."""

@@ -9,7 +9,6 @@ comparisons alone, so that every CPU finds the same.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ import numpy as np
 
 from sentpool import _core, weights
 from sentpool.checks import one_of, sentence_list
+from sentpool.digests import sha256
 from sentpool.errors import ModelFolderError, shown
 from sentpool.fields import Fields, is_there
 from sentpool.precision_quality import Quality, measure, read_quality
@@ -78,7 +78,7 @@ class Precision:
 
     def _powers_sha256(self) -> str:
         """Other sentences give other powers, and these other bits."""
-        digest = hashlib.sha256()
+        digest = sha256()
         for name, powers in sorted((self.powers or {}).items()):
             digest.update(name.encode() + b"\0" + powers.astype(np.int8).tobytes())
         return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from sentpool.config import EncoderConfig
+from sentpool.digests import sha256
 from sentpool.errors import ModelFolderError, panics_raise, shown, warn
 from sentpool.long_text import LongText, SpacedText
 from sentpool.subword_text import SubwordText
@@ -22,6 +22,9 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # token.
 _CHARACTERS_PER_TOKEN = 8
 _CHARACTERS_AT_LEAST = 256
+
+# How many texts the library gets at a time: what it gives back is a hundred times as large as the ids taken from it.
+_AT_ONCE = 1024
 
 
 class TokenBatch(NamedTuple):
@@ -126,7 +129,7 @@ class TextTokenizer:
 
     def sha256(self) -> str:
         """Of what the backend is made of: vocabulary, merges, normalisation. The maximum length is no part of it."""
-        return hashlib.sha256(self.backend.to_str().encode("utf-8", "surrogatepass")).hexdigest()
+        return sha256(self.backend.to_str().encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode(self, texts: list[str]) -> TokenBatch:
         """Tokenise texts.
@@ -164,7 +167,10 @@ class TextTokenizer:
     def _rows(self, texts: list[str], limit: int) -> list[list[int]]:
         """The ids of each text without special tokens: all, or the first ones but more than `limit`."""
         heads = [self._head(text, limit) for text in texts]
-        rows = [encoding.ids for encoding in self._encode_batch(heads, add_special_tokens=False)]
+        rows = []
+        for first in range(0, len(heads), _AT_ONCE):
+            encodings = self._encode_batch(heads[first : first + _AT_ONCE], add_special_tokens=False)
+            rows += [encoding.ids for encoding in encodings]
         for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
             if len(head) < len(text) and len(rows[index]) <= limit:
                 rows[index] = self._long_text.first_ids(text, limit)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
 
 from sentpool import _core
+from sentpool.digests import sha256
 
 
 def trained_tensors(core) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ def training_record(record: dict | None, core) -> dict:
 
 def digest(tensors: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the names, shapes and numbers of tensors."""
-    whole = hashlib.sha256()
+    whole = sha256()
     for name in sorted(tensors):
         whole.update(f"{name} {tensors[name].shape}\n".encode())
         whole.update(np.ascontiguousarray(tensors[name], "<f4").data)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sentpool import digests
 from sentpool.architectures import is_leftover
 from sentpool.config import EncoderConfig
 from sentpool.errors import ModelFolderError, shown, warn
@@ -62,9 +63,7 @@ def stamp(path: Path) -> tuple[int, int] | None:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal digits."""
-    import hashlib  # it loads OpenSSL: megabytes that only a provenance needs
-
-    digest = hashlib.sha256()
+    digest = digests.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
@@ -73,9 +72,7 @@ def sha256(path: Path) -> str:
 
 def fingerprint(tensors: Mapping[str, StoredTensor]) -> str:
     """SHA-256 of how each tensor begins: it tells models apart without reading their weights."""
-    import hashlib
-
-    digest = hashlib.sha256()
+    digest = digests.sha256()
     for name, stored in sorted(tensors.items()):
         digest.update(f"{name} {stored.dtype} {stored.shape}\n".encode())
         digest.update(stored.first_bytes(_FINGERPRINT_BYTES))

@@ -99,6 +99,18 @@ def test_import_is_light():
     assert json.loads(result.stdout) == []
 
 
+def test_opening_a_model_loads_no_openssl(minilm):
+    """It would be megabytes for the sake of a provenance, which may never be asked for."""
+    code = (
+        "import sys, warnings; warnings.simplefilter('ignore'); import numpy, tokenizers, sentpool\n"
+        "before = set(sys.modules); sentpool.SentenceEncoder(sys.argv[1]).encode(['a'])\n"
+        "print('_hashlib' in set(sys.modules) - before)"
+    )
+    result = run_python("-c", code, str(minilm))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "False"
+
+
 def test_import_and_load_are_quick(minilm):
     """CPU time, the least of five processes; bounds leave room, for others may compute."""
     steps = (

@@ -34,10 +34,11 @@ float *sp_floats(int64_t count)
 	if (count < 0 || count > INT64_MAX / 8 || must_fail())
 		return NULL;
 	size_t bytes = (size_t)count * sizeof(float), align = bytes < HUGE_PAGE ? CACHE_LINE : HUGE_PAGE;
-	bytes = (bytes + align - 1) / align * align;
-	float *p = aligned_alloc(align, bytes ? bytes : align);
-	if (p && align == HUGE_PAGE)
-		madvise(p, bytes, MADV_HUGEPAGE); /* a wish: where it fails, small pages do */
+	void *p;
+	if (posix_memalign(&p, align, bytes ? bytes : align))
+		return NULL;
+	if (align == HUGE_PAGE)
+		madvise(p, bytes / align * align, MADV_HUGEPAGE); /* a wish: where it fails, small pages do */
 	return p;
 }
 
