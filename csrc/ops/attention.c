@@ -172,7 +172,7 @@ void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t
                           const struct sp_layer_kind *kind, const struct sp_dropout *dropout, int64_t layer,
                           float *scratch, struct sp_team *team)
 {
-	int64_t nr = sp_runtime()->kernels->nr, heads = kind->heads, d = kind->hidden / heads, first, end;
+	int64_t nr = sp_runtime()->kernels->nr, heads = kind->heads, d = kind->hidden / heads, products = 0, first, end;
 	struct scratch s = {scratch + nr, scratch + nr + d * nr, scratch};
 	while (sp_team_take(team, chunk->n * heads, 1, &first, &end)) {
 		for (int64_t unit = first; unit < end; unit++) {
@@ -180,9 +180,10 @@ void sp_attention_forward(float *context, int64_t ldc, const float *qkv, int64_t
 			struct head head = make_head(qkv, ld, chunk, sentence, number, kind, dropout, layer);
 			head_forward(context + chunk->offsets[sentence] * ldc + number * d, ldc, &head, s);
 		}
-		if (sp_runtime()->engine == SP_PANEL)
-			sp_count_panel_calls(2 * (end - first));
+		products += 2 * (end - first);
 	}
+	if (products && sp_runtime()->engine == SP_PANEL)
+		sp_count_panel_calls(products);
 }
 
 /* ---- the gradient -------------------------------------------------------------------------------------------------- */

@@ -8,7 +8,7 @@ void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx
                        enum sp_activation f, int64_t N, float *low, struct sp_team *team)
 {
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
-	int64_t nr = kernels->nr, F = w->intermediate.rows, ld = inner->ld, first, end;
+	int64_t nr = kernels->nr, F = w->intermediate.rows, ld = inner->ld, products = 0, first, end;
 	int gated = w->gate.data != NULL;
 	struct sp_rows input = sp_rows_for(&w->intermediate, x, ldx, N, low, team);
 	/* In low precision the two weights read rows of their own, one after the other. */
@@ -18,7 +18,7 @@ void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx
 			sp_rows_for(&w->gate, x, ldx, N, low + N * sp_rows_floats(w->gate.format, w->gate.cols), team);
 	while (sp_team_take(team, (F + nr - 1) / nr, 1, &first, &end)) {
 		int64_t last = end * nr < F ? end * nr : F;
-		for (int64_t col = first * nr, stop; col < last; col = stop) {
+		for (int64_t col = first * nr, stop; col < last; col = stop, products++) {
 			stop = col + COLUMNS < last ? col + COLUMNS : last;
 			float *y = inner->activated + col, *raw = inner->raw + col;
 			sp_linear_columns(inner->raw, ld, input, &w->intermediate, w->intermediate_bias, N, col, stop);
@@ -30,6 +30,9 @@ void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx
 			kernels->gated_activation(y, ld, raw, ld, inner->gate + col, ld, f, N, stop - col);
 		}
 	}
+	sp_linear_count(&w->intermediate, products);
+	if (gated)
+		sp_linear_count(&w->gate, products);
 }
 
 void sp_expand_backward(float *draw, float *dgate, const struct sp_inner *inner, const float *dactivated,

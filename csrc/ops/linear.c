@@ -14,7 +14,6 @@ static void float_columns(float *y, int64_t ldy, const float *x, int64_t ldx, co
 		struct sp_panel_b panels = {weight->data + first * in, in * nr, nr};
 		runtime->kernels->gemm(y + first, ldy, (struct sp_panel_a){x, ldx, 0}, panels,
 		                       bias ? bias + first : NULL, N, end - first, in);
-		sp_count_panel_calls(1);
 		return;
 	}
 	struct sp_strided a = {x, ldx, 1}, b = {weight->data + first * in, 1, in};
@@ -46,13 +45,20 @@ void sp_linear_columns(float *y, int64_t ldy, struct sp_rows x, const struct sp_
 	}
 }
 
+void sp_linear_count(const struct sp_matrix *weight, int64_t products)
+{
+	if (products && weight->format == SP_FLOAT32 && sp_runtime()->engine == SP_PANEL)
+		sp_count_panel_calls(products);
+}
+
 void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const struct sp_matrix *weight,
                        const float *bias, int64_t N, float *low, struct sp_team *team)
 {
-	int64_t nr = sp_runtime()->kernels->nr, out = weight->rows, first, end;
+	int64_t nr = sp_runtime()->kernels->nr, out = weight->rows, products = 0, first, end;
 	struct sp_rows input = sp_rows_for(weight, x, ldx, N, low, team);
-	while (sp_team_take(team, (out + nr - 1) / nr, 1, &first, &end))
+	for (; sp_team_take(team, (out + nr - 1) / nr, 1, &first, &end); products++)
 		sp_linear_columns(y, ldy, input, weight, bias, N, first * nr, end * nr < out ? end * nr : out);
+	sp_linear_count(weight, products);
 }
 
 int64_t sp_transposed_floats(int64_t out, int64_t in)

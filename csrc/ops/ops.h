@@ -60,6 +60,9 @@ void sp_linear_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 /* Columns [first, end) of the same; first begins a panel. */
 void sp_linear_columns(float *y, int64_t ldy, struct sp_rows x, const struct sp_matrix *weight, const float *bias,
                        int64_t N, int64_t first, int64_t end);
+/* Count products of sp_linear_columns as panel calls, where they are: once per rank and layer, for two threads that keep
+ * adding to one counter wait for each other. */
+void sp_linear_count(const struct sp_matrix *weight, int64_t products);
 
 /* Consecutive rows whose gradients are summed together: group g is rows [cuts[g], cuts[g + 1]), up to SP_KC of them. */
 struct sp_groups {
