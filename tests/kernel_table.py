@@ -45,7 +45,7 @@ _SIGNATURES = {
     "transpose": (None, P, N, P, N, N, N),
     "pack": (None, P, N, P, N, N, N),
     "activation": (None, P, N, P, N, c_int, N, N),
-    "softmax_columns": (None, P, P, c_float, N),
+    "softmax_columns": (None, P, P, c_float, N, N),
     "activation_backward": (None, P, N, P, N, P, N, P, N, c_int, N, N),
     "softmax_columns_backward": (None, P, N, P, P, P, c_float, N),
     "layernorm_backward": (None, P, N, P, N, P, N, P, N, P, N, P, c_float, N, N),

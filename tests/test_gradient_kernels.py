@@ -108,7 +108,7 @@ def softmax_backward(kernels, scores, dweights, scale):
         blocks = [Guarded(np.ascontiguousarray(x[:, part])) for x in (scores, dweights, scores)]
         weights, gradient, dscores = blocks
         sums = Guarded(np.zeros(kernels.nr, np.float32))
-        kernels.softmax_columns(weights.address, sums.address, scale, T)
+        kernels.softmax_columns(weights.address, sums.address, scale, T, kernels.nr)
         kernels.softmax_columns_backward(
             dscores.address, kernels.nr, weights.address, sums.address, gradient.address, scale, T
         )

@@ -64,7 +64,7 @@ def test_scalar_gemm_keeps_the_contract(k):
 def test_gemm_equals_its_twin(kernels, k):
     rng = np.random.default_rng(k + 1)
     for m in ROWS:
-        for n in COLUMNS if m in (1, 7, 29) else (33, 64):
+        for n in (kernels.nr // 2, *(COLUMNS if m in (1, 7, 29) else (33, 64))):
             wide = numbers(rng, m, k + 5)
             x, weight, bias = wide[:, :k], numbers(rng, n, k), numbers(rng, n)
             assert same(kernels.linear(x, weight, bias), SCALAR.linear(x, weight, bias)), (m, n)
@@ -350,13 +350,21 @@ def softmax(kernels, scores, scale):
     T, n = scores.shape
     out = np.empty((T, n), np.float32)
     for first in range(0, n, kernels.nr):
-        block = np.zeros((T, kernels.nr), np.float32)
+        block = np.full((T, kernels.nr), np.nan, np.float32)
         part = scores[:, first : first + kernels.nr]
         block[:, : part.shape[1]] = part
         sums = np.full(kernels.nr, np.nan, np.float32)
-        kernels.softmax_columns(address(block), address(sums), scale, T)
+        kernels.softmax_columns(address(block), address(sums), scale, T, part.shape[1])
         out[:, first : first + kernels.nr] = (block / sums)[:, : part.shape[1]]
     return out
+
+
+@each_isa
+def test_softmax_of_some_columns_equals_its_twin(kernels):
+    scores = numbers(np.random.default_rng(3), 17, kernels.nr) * 30
+    for columns in (1, kernels.nr // 2, kernels.nr // 2 + 1):
+        part = np.ascontiguousarray(scores[:, :columns])
+        assert same(softmax(kernels, part, 0.25), softmax(SCALAR, part, 0.25)), columns
 
 
 @each_isa
@@ -579,7 +587,7 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H, in_front):
     kernels.dots(products.address, gamma.address, y.address, H, 5, H)
     kernels.squares(products.address, y.address, H, 5, H)
     scores, sums = guarded(numbers(rng, H, kernels.nr)), guarded(np.zeros(kernels.nr, np.float32))
-    kernels.softmax_columns(scores.address, sums.address, 0.5, H)
+    kernels.softmax_columns(scores.address, sums.address, 0.5, H, kernels.nr)
     hits, rows = guarded(np.zeros(H * kernels.nr, np.int32)), guarded(np.full((H, 3), [1, 0, 1], np.float32))
     limit = guarded(np.full(kernels.nr, -np.inf, np.float32))
     assert kernels.screen(hits.address, scores.address, limit.address, sums.address, rows.address, H) == H * kernels.nr

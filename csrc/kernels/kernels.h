@@ -103,8 +103,8 @@ struct sp_kernels {
 	/* scores [T][nr]: score (k, j) += line[j - k], so that what is added depends on the distance alone. */
 	void (*add_diagonals)(float *scores, const float *line, int64_t keys);
 	/* scores [T][nr], one query per column: each becomes exp(scale * s - max over the column); sums[nr] gets the
-	 * column's sum, one chain in ascending order of keys. */
-	void (*softmax_columns)(float *scores, float *sums, float scale, int64_t keys);
+	 * column's sum, one chain in ascending order of keys. Only the first `columns` of the nr are of use afterwards. */
+	void (*softmax_columns)(float *scores, float *sums, float scale, int64_t keys, int64_t columns);
 	/* From scores and sums as softmax_columns leaves them and the gradients of the weights scores / sums: scores
 	 * become these weights p, dscores [T] rows of nr columns get scale * p * (dweights - sum of p * dweights). */
 	void (*softmax_columns_backward)(float *dscores, int64_t ld, float *scores, const float *sums,
@@ -197,7 +197,7 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	void sp_rotate_##isa(float *x, const float *cosine, const float *sine, int64_t heads, int64_t d,               \
 	                     int64_t half);                                                                            \
 	void sp_add_diagonals_##isa(float *scores, const float *line, int64_t keys);                                   \
-	void sp_softmax_columns_##isa(float *scores, float *sums, float scale, int64_t keys);                          \
+	void sp_softmax_columns_##isa(float *scores, float *sums, float scale, int64_t keys, int64_t columns);         \
 	void sp_softmax_columns_backward_##isa(float *dscores, int64_t ld, float *scores, const float *sums,           \
 	                                       const float *dweights, float scale, int64_t keys);                      \
 	void sp_dropout_##isa(float *y, int64_t ld, const struct sp_draws *draws, int64_t token, int64_t rows,         \

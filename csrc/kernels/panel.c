@@ -49,29 +49,26 @@ INLINE void panel_fetch(const float *row, const int once)
 }
 
 /* Add a block's sums to C, or store them where it is the first; the bias after the last. */
-INLINE void tile_store(const int rows, float *c, int64_t ldc, vf sum[MR][2], int accumulate, const float *bias)
+INLINE void tile_store(const int rows, const int vectors, float *c, int64_t ldc, vf sum[MR][2], int accumulate,
+                       const float *bias)
 {
 	UNROLL
-	for (int r = 0; r < rows; r++) {
-		float *out = c + r * ldc;
-		if (accumulate) {
-			sum[r][0] = v_load(out) + sum[r][0];
-			sum[r][1] = v_load(out + VL) + sum[r][1];
+	for (int r = 0; r < rows; r++)
+		for (int j = 0; j < vectors; j++) {
+			float *out = c + r * ldc + j * VL;
+			if (accumulate)
+				sum[r][j] = v_load(out) + sum[r][j];
+			if (bias)
+				sum[r][j] = sum[r][j] + v_load(bias + j * VL);
+			v_store(out, sum[r][j]);
 		}
-		if (bias) {
-			sum[r][0] = sum[r][0] + v_load(bias);
-			sum[r][1] = sum[r][1] + v_load(bias + VL);
-		}
-		v_store(out, sum[r][0]);
-		v_store(out + VL, sum[r][1]);
-	}
 }
 
-/* `rows` x NR values of C, block after block of k: its sums are in the level-1 cache from one block to the next.
- * `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r]. It, `rows` and `once` are compile-time constants
- * in every caller, so the sums of a block live in registers. */
-INLINE void tile_forward(const int rows, const int by_column, const int once, float *c, int64_t ldc, const float *a,
-                         int64_t lda, const float *b, int64_t ldb, int64_t k, struct tile_end end)
+/* `rows` values of C of the first of a panel's vectors or of both, block after block of k: its sums are in the level-1
+ * cache from one block to the next. `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r]. It, `rows`,
+ * `vectors` and `once` are compile-time constants in every caller, so the sums of a block live in registers. */
+INLINE void tile_forward(const int rows, const int vectors, const int by_column, const int once, float *c, int64_t ldc,
+                         const float *a, int64_t lda, const float *b, int64_t ldb, int64_t k, struct tile_end end)
 {
 	const float *a_rows[MR]; /* of every third */
 	UNROLL
@@ -82,7 +79,7 @@ INLINE void tile_forward(const int rows, const int by_column, const int once, fl
 	UNROLL
 	for (int r = 0; r < rows; r++) {
 		__builtin_prefetch(c + r * ldc, 1);
-		__builtin_prefetch(c + r * ldc + NR - 1, 1);
+		__builtin_prefetch(c + r * ldc + vectors * VL - 1, 1);
 	}
 
 	int64_t start = 0, stop;
@@ -90,28 +87,29 @@ INLINE void tile_forward(const int rows, const int by_column, const int once, fl
 		vf sum[MR][2];
 		UNROLL
 		for (int r = 0; r < rows; r++)
-			sum[r][0] = sum[r][1] = (vf){0};
+			for (int j = 0; j < vectors; j++)
+				sum[r][j] = (vf){0};
 		stop = k - start < SP_KC ? k : start + SP_KC;
 		UNROLL_DEPTH
 		for (int64_t p = start; p < stop; p++) {
 			const float *row = b + p * ldb;
 			panel_fetch(row, once);
-			vf b0 = v_load(row), b1 = v_load(row + VL);
+			vf columns[] = {v_load(row), v_load(row + (vectors - 1) * VL)};
 			UNROLL
 			for (int r = 0; r < rows; r++) {
 				vf x = v_set(by_column ? a[p * lda + r] : a_rows[r / 3 * 3][r % 3 * lda + p]);
-				sum[r][0] = v_fma(x, b0, sum[r][0]);
-				sum[r][1] = v_fma(x, b1, sum[r][1]);
+				for (int j = 0; j < vectors; j++)
+					sum[r][j] = v_fma(x, columns[j], sum[r][j]);
 			}
 		}
-		tile_store(rows, c, ldc, sum, end.accumulate || start > 0, stop == k ? end.bias : NULL);
+		tile_store(rows, vectors, c, ldc, sum, end.accumulate || start > 0, stop == k ? end.bias : NULL);
 		start = stop;
 	} while (start < k);
 }
 
 /* One instance of tile_forward per height, so that each is straight-line code. */
 #define HEIGHT(n)                                                                                                      \
-	case n: tile_forward(n, by_column, once, c, ldc, a, lda, b, ldb, k, end); break;
+	case n: tile_forward(n, vectors, by_column, once, c, ldc, a, lda, b, ldb, k, end); break;
 
 /* clang-format off */
 #if MR == 14
@@ -132,7 +130,7 @@ INLINE void tile_forward(const int rows, const int by_column, const int once, fl
 /* A by rows against a packed panel: linear layers and attention scores. */
 static void tile_packed(TILE_ARGS)
 {
-	enum { by_column = 0, once = 0 };
+	enum { vectors = 2, by_column = 0, once = 0 };
 	ldb = NR;
 	switch (rows) {
 		HEIGHTS
@@ -142,7 +140,17 @@ static void tile_packed(TILE_ARGS)
 /* The only tile that there is, against a packed panel. */
 static void tile_once(TILE_ARGS)
 {
-	enum { by_column = 0, once = 1 };
+	enum { vectors = 2, by_column = 0, once = 1 };
+	ldb = NR;
+	switch (rows) {
+		HEIGHTS
+	}
+}
+
+/* A by rows against a packed panel of which the first half is wanted: the scores of short texts. */
+static void tile_half(TILE_ARGS)
+{
+	enum { vectors = 1, by_column = 0, once = 0 };
 	ldb = NR;
 	switch (rows) {
 		HEIGHTS
@@ -152,7 +160,7 @@ static void tile_once(TILE_ARGS)
 /* A by rows, B rows at any stride. */
 static void tile_rows(TILE_ARGS)
 {
-	enum { by_column = 0, once = 0 };
+	enum { vectors = 2, by_column = 0, once = 0 };
 	switch (rows) {
 		HEIGHTS
 	}
@@ -161,7 +169,7 @@ static void tile_rows(TILE_ARGS)
 /* A by columns, B rows at any stride: attention's weights times values. */
 static void tile_columns(TILE_ARGS)
 {
-	enum { by_column = 1, once = 0 };
+	enum { vectors = 2, by_column = 1, once = 0 };
 	switch (rows) {
 		HEIGHTS
 	}
@@ -195,7 +203,7 @@ static void panel_forward(tile_fn *tile, float *c, int64_t ldc, const struct sp_
 	for (int64_t t = 0; t < n_tiles; t++) {
 		int rows = (int)(height + (t < taller));
 		const float *a_tile = a_rows + row * (a->by_column ? 1 : a->ld);
-		if (cols == NR)
+		if (cols == NR || tile == tile_half)
 			tile(rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, whole);
 		else
 			tile_narrow(tile, cols, rows, c + row * ldc, ldc, a_tile, a->ld, b, ldb, k, whole);
@@ -206,7 +214,7 @@ static void panel_forward(tile_fn *tile, float *c, int64_t ldc, const struct sp_
 INLINE void product(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, struct tile_end whole, int64_t m,
                     int64_t n, int64_t k)
 {
-	tile_fn *packed = m > MR ? tile_packed : tile_once;
+	tile_fn *packed = n == VL ? tile_half : m > MR ? tile_packed : tile_once;
 	tile_fn *tile = a.by_column ? tile_columns : b.row_stride == NR ? packed : tile_rows;
 	for (int64_t row = 0; row < m; row += ROW_BLOCK) {
 		int64_t rows = m - row < ROW_BLOCK ? m - row : ROW_BLOCK;

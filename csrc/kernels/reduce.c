@@ -196,21 +196,30 @@ float SP_ISA_NAME(sp_softmax_row)(float *x, float *max, int64_t n)
 	return lanes_fold(sum);
 }
 
-void SP_ISA_NAME(sp_softmax_columns)(float *scores, float *sums, float scale, int64_t keys)
+/* softmax_columns for the first of a row's vectors or for both, a constant in every caller. */
+INLINE void softmax_vectors(const int vectors, float *scores, float *sums, float scale, int64_t keys)
 {
 	vf max[2] = {v_set(-INFINITY), v_set(-INFINITY)}, sum[2] = {0};
 	for (int64_t k = 0; k < keys; k++)
-		for (int half = 0; half < 2; half++)
-			max[half] = v_max(v_load(scores + k * NR + half * VL), max[half]);
+		for (int j = 0; j < vectors; j++)
+			max[j] = v_max(v_load(scores + k * NR + j * VL), max[j]);
 	for (int64_t k = 0; k < keys; k++)
-		for (int half = 0; half < 2; half++) {
-			float *score = scores + k * NR + half * VL;
-			vf e = v_exp((v_load(score) - max[half]) * scale);
+		for (int j = 0; j < vectors; j++) {
+			float *score = scores + k * NR + j * VL;
+			vf e = v_exp((v_load(score) - max[j]) * scale);
 			v_store(score, e);
-			sum[half] = sum[half] + e;
+			sum[j] = sum[j] + e;
 		}
-	v_store(sums, sum[0]);
-	v_store(sums + VL, sum[1]);
+	for (int j = 0; j < vectors; j++)
+		v_store(sums + j * VL, sum[j]);
+}
+
+void SP_ISA_NAME(sp_softmax_columns)(float *scores, float *sums, float scale, int64_t keys, int64_t columns)
+{
+	if (columns > VL)
+		softmax_vectors(2, scores, sums, scale, keys);
+	else
+		softmax_vectors(1, scores, sums, scale, keys);
 }
 
 void SP_ISA_NAME(sp_softmax_columns_backward)(float *dscores, int64_t ld, float *scores, const float *sums,

@@ -226,9 +226,9 @@ static void add_diagonals(float *scores, const float *line, int64_t keys)
 			scores[k * NR + j] = scores[k * NR + j] + line[j - k];
 }
 
-static void softmax_columns(float *scores, float *sums, float scale, int64_t keys)
+static void softmax_columns(float *scores, float *sums, float scale, int64_t keys, int64_t columns)
 {
-	for (int64_t j = 0; j < NR; j++) {
+	for (int64_t j = 0; j < columns; j++) {
 		float max = -INFINITY, sum = 0;
 		for (int64_t k = 0; k < keys; k++)
 			max = scores[k * NR + j] > max ? scores[k * NR + j] : max;

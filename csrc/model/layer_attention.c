@@ -135,7 +135,7 @@ static void attend(struct scratch *s, const float *z, int64_t stride, const stru
 	memset(s->scores, 0, (size_t)(layers * nr) * sizeof(float));
 	for (int64_t j = 0; j < layers; j++)
 		s->scores[j * nr] = (float)(s->products[j] / (double)layers);
-	kernels->softmax_columns(s->scores, s->sums, 1.0f, layers);
+	kernels->softmax_columns(s->scores, s->sums, 1.0f, layers, 1);
 	for (int64_t j = 0; j < layers; j++)
 		s->weights[j] = s->scores[j * nr] / s->sums[0];
 }

@@ -83,21 +83,30 @@ static struct keys visible(const struct head *head, int64_t query)
 	return (struct keys){first > 0 ? first : 0, end < head->T ? end : head->T};
 }
 
-/* products[n][nr] = x[n, d] times rows[count, d] transposed, by way of a panel [d][nr]; columns beyond count are zero. */
+/* Columns of a panel that a product of `count` of them computes: half of them, if that is enough. */
+static int64_t columns_for(int64_t count)
+{
+	int64_t nr = sp_runtime()->kernels->nr;
+	return count <= nr / 2 ? nr / 2 : nr;
+}
+
+/* products[n][nr] = x[n, d] times rows[count, d] transposed, by way of a panel [d][nr]; the columns beyond count are zero up
+ * to `columns`, nr or nr / 2, and are not written from there on. */
 static void against_rows(float *products, const float *x, int64_t ldx, float *panel, const float *rows, int64_t ld,
-                         int64_t count, int64_t n, int64_t d)
+                         int64_t count, int64_t n, int64_t d, int64_t columns)
 {
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
 	int64_t nr = kernels->nr;
 	if (count < nr)
 		memset(panel, 0, (size_t)(d * nr) * sizeof(float));
 	kernels->pack(panel, 0, rows, ld, count, d);
-	kernels->gemm(products, nr, (struct sp_panel_a){x, ldx, 0}, (struct sp_panel_b){panel, d * nr, nr}, NULL, n, nr,
-	              d);
+	kernels->gemm(products, nr, (struct sp_panel_a){x, ldx, 0}, (struct sp_panel_b){panel, d * nr, nr}, NULL, n,
+	              columns, d);
 }
 
-/* scores[keys][nr] for queries [first, first + count); columns beyond count are zero. */
-static void scores_forward(struct scratch s, const struct head *head, struct keys keys, int64_t first, int64_t count)
+/* scores[keys][nr] for queries [first, first + count); columns beyond count are zero, or without use beyond `columns`. */
+static void scores_forward(struct scratch s, const struct head *head, struct keys keys, int64_t first, int64_t count,
+                           int64_t columns)
 {
 	const struct sp_runtime *runtime = sp_runtime();
 	const float *queries = head->q + first * head->ld, *k = head->k + keys.first * head->ld;
@@ -108,7 +117,7 @@ static void scores_forward(struct scratch s, const struct head *head, struct key
 		             (struct sp_strided){queries, 1, head->ld}, n, count, head->d);
 		return;
 	}
-	against_rows(s.scores, k, head->ld, s.queries, queries, head->ld, count, n, head->d);
+	against_rows(s.scores, k, head->ld, s.queries, queries, head->ld, count, n, head->d, columns);
 }
 
 /* Add line[query - key] to the scores of keys [first, end). */
@@ -157,10 +166,12 @@ static void head_forward(float *context, int64_t ldc, const struct head *head, s
 	float scale = 1.0f / sqrtf((float)head->d);
 	for (int64_t first = 0; first < head->T; first += kernels->nr) {
 		int64_t count = head->T - first < kernels->nr ? head->T - first : kernels->nr;
+		int64_t columns =
+			head->relative || head->window ? kernels->nr : columns_for(count); /* diagonals are whole */
 		struct keys keys = visible(head, first);
-		scores_forward(s, head, keys, first, count);
+		scores_forward(s, head, keys, first, count, columns);
 		bias_forward(s, head, keys, first);
-		kernels->softmax_columns(s.scores, s.sums, scale, keys.end - keys.first);
+		kernels->softmax_columns(s.scores, s.sums, scale, keys.end - keys.first, columns);
 		if (head->draws.threshold)
 			kernels->dropout_columns(s.scores, &head->draws, first, count, head->block + keys.first / 4,
 			                         keys.end - keys.first);
@@ -233,10 +244,11 @@ static void weights_backward(const struct backward_scratch *b, const struct head
 	int64_t nr = kernels->nr, n = keys.end - keys.first, ld = head->ld, block = head->block + keys.first / 4;
 	const float *q = head->q + first * ld, *k = head->k + keys.first * ld, *v = head->v + keys.first * ld;
 	float scale = 1.0f / sqrtf((float)head->d);
-	against_rows(b->s.scores, k, ld, b->s.queries, q, ld, count, n, head->d);
+	against_rows(b->s.scores, k, ld, b->s.queries, q, ld, count, n, head->d, nr);
 	bias_forward(b->s, head, keys, first);
-	kernels->softmax_columns(b->s.scores, b->s.sums, scale, n);
-	against_rows(b->dweights, v, ld, b->s.queries, grad.context + first * grad.ldc, grad.ldc, count, n, head->d);
+	kernels->softmax_columns(b->s.scores, b->s.sums, scale, n, nr);
+	against_rows(b->dweights, v, ld, b->s.queries, grad.context + first * grad.ldc, grad.ldc, count, n, head->d,
+	             nr);
 	if (head->draws.threshold)
 		kernels->dropout_columns(b->dweights, &head->draws, first, count, block, n);
 	kernels->softmax_columns_backward(b->dscores + column, b->ld, b->s.scores, b->s.sums, b->dweights, scale, n);
