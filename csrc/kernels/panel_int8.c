@@ -159,13 +159,14 @@ struct columns {
 
 static struct columns take_columns(struct sp_int8_panels b, const float *bias, int64_t first, int64_t count)
 {
-	struct columns c = {0};
-	memcpy(c.scale, b.scale + first, (size_t)count * sizeof(float));
-	memcpy(c.offset, b.offset + first, (size_t)count * sizeof(float));
-	for (int j = 0; j < NR; j++)
-		c.bias[j] = -0.0f;
+	struct columns c;
+	take_numbers(c.scale, b.scale + first, count);
+	take_numbers(c.offset, b.offset + first, count);
 	if (bias)
-		memcpy(c.bias, bias + first, (size_t)count * sizeof(float));
+		take_numbers(c.bias, bias + first, count);
+	else
+		for (int j = 0; j < NR; j++)
+			c.bias[j] = -0.0f;
 	return c;
 }
 

@@ -91,7 +91,7 @@ static void panel_forward(float *c, int64_t ldc, const uint16_t *a, int64_t lda,
 {
 	float aside[MR * NR], biases[NR] = {0};
 	if (bias)
-		memcpy(biases, bias, (size_t)cols * sizeof(float));
+		take_numbers(biases, bias, cols);
 	int64_t tiles = (rows + MR - 1) / MR, row = 0;
 	for (int64_t t = 0; t < tiles; t++) {
 		int height = (int)(rows / tiles + (t < rows % tiles));

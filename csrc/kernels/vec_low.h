@@ -14,4 +14,12 @@ INLINE vf v_load_bf16(const uint16_t *p)
 	return (vf)(__builtin_convertvector(halves, vu) << 16);
 }
 
+/* to[NR] = the `count` numbers at `from`, one for each column of a panel, and zeros. A memcpy of so few, but not always as
+ * many, takes longer. */
+INLINE void take_numbers(float *to, const float *from, int64_t count)
+{
+	for (int64_t j = 0; j < NR; j += VL, count -= VL)
+		v_store(to + j, count > 0 ? v_load_up_to(from + j, count) : (vf){0});
+}
+
 #endif
