@@ -173,7 +173,6 @@ struct sp_config {
 	int64_t relative_buckets; /* of the bias by relative position that all layers share; 0: none */
 	int64_t layers;
 	enum sp_format format;      /* of linear layers' weights and of the table of words */
-	int balanced;               /* int8: the feed-forward's inner states have two digits */
 	int64_t groups;             /* sets of weights; consecutive layers share one */
 	unsigned parts;             /* of enum sp_part */
 	struct sp_layer_kind layer; /* of layers that attend to all keys; window 0 */
@@ -230,6 +229,9 @@ enum sp_status sp_model_load(struct sp_model *model, int64_t i, const float *row
 enum sp_status sp_model_watch(struct sp_model *model, int on);
 /* The matrix of tensor i where it is the first or only one in a linear layer's weight, else NULL. */
 const struct sp_matrix *sp_model_linear(const struct sp_model *model, int64_t i);
+/* Let that linear layer, in int8, read its input in so many digits, 1 (as it does at first) or 2. Nothing else may use the
+ * model meanwhile. */
+void sp_model_set_digits(struct sp_model *model, int64_t i, int digits);
 
 /* ---- model/quantize.c: weights in low precision -------------------------------------------------------------------- */
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,7 +31,10 @@ from sentpool.tensor_file import StoredTensor
 DTYPES = ("float32", "bfloat16", "int8")
 INT8_MODES = ("balanced", "fast")
 SCALES_FILE = "sentpool_int8.json"
-_FORMAT = 1
+_FORMAT = 2
+# What reads a feed-forward's inner activations; about so many sentences say where a second digit pays.
+_FEED_FORWARD = re.compile(r"encoder\.layer\.\d+\.output\.dense\.weight")
+_COMPARED = 100
 # 2^(1/8) to this power is a factor of 256, beyond which smoothing never needs to go.
 _MOST = 64
 
@@ -40,11 +47,14 @@ class Precision:
     ----------
     dtype : {"float32", "bfloat16", "int8"}
     int8 : {"balanced", "fast"} or None
-        With int8: whether the feed-forward's inner activations have two digits of 8 bits, or all have one.
+        With int8: whether the inner activations of half of the feed-forwards have two digits of 8 bits ("balanced"), or
+        all have one ("fast").
     powers : dict of str to ndarray, int8
         By the name of a linear layer's weight, the power of 2^(1/8) that each of its columns is smoothed by.
+    two_digits : tuple of str
+        Weights, by their names, of the feed-forwards that gain most by a second digit; "fast" makes no use of it.
     calibrated_on : str
-        Whose sentences gave these powers.
+        Whose sentences gave these powers and names.
     quality : Quality or None
         What the precision costs, where that was measured.
     """
@@ -52,6 +62,7 @@ class Precision:
     dtype: str = "float32"
     int8: str | None = None
     powers: Mapping[str, np.ndarray] | None = None
+    two_digits: tuple[str, ...] = ()
     calibrated_on: str = ""
     quality: Quality | None = None
 
@@ -74,6 +85,8 @@ class Precision:
             return facts | {"unit": _core.low_precision_units()["bfloat16"]}
         if self.int8 is None:
             return facts
+        if self.int8 == "balanced":
+            facts["two_digits"] = list(self.two_digits)
         return facts | {"int8": self.int8, "calibrated_on": self.calibrated_on, "powers_sha256": self._powers_sha256()}
 
     def _powers_sha256(self) -> str:
@@ -85,18 +98,24 @@ class Precision:
 
     def open_core(self, folder):
         """The folder's encoder as a `_core.Model` in this precision, its weights loaded."""
-        core = _core.Model(**folder.config.core_arguments(), dtype=self.dtype, balanced=self.int8 == "balanced")
+        core = _core.Model(**folder.config.core_arguments(), dtype=self.dtype)
         if self.powers is not None:
-            _check_layers(self.powers, core.linear_layers(), folder.transformer_path / SCALES_FILE)
+            _check_layers(self, core.linear_layers(), folder.transformer_path / SCALES_FILE)
+        if self.int8 == "balanced":
+            for name in self.two_digits:
+                core.set_digits(name, 2)
         for name, powers in (self.powers or {}).items():
             core.smooth(name, powers)
         weights.load_into(core, folder.transformer_path, folder.config, folder.head_tensors)
         core.finish()
         return core
 
-    def save(self, folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
-        """Write `sentpool_int8.json` into a folder with these weights; nothing unless this is int8."""
+    def save(self, folder: Path, tensors: Mapping[str, StoredTensor], source: Path) -> None:
+        """Write `sentpool_int8.json` into a folder with these weights; in another precision that of `source`, a folder
+        with the same weights, if it has one."""
         if self.dtype != "int8":
+            if is_there(source / SCALES_FILE):
+                shutil.copyfile(source / SCALES_FILE, folder / SCALES_FILE)
             return
         quality = None if self.quality is None else vars(self.quality)
         content = {
@@ -105,6 +124,7 @@ class Precision:
             "calibrated_on": self.calibrated_on,
             "weights_sha256": weights.fingerprint(tensors),
             "quality": quality,
+            "two_digits": self.two_digits,
             "powers": {name: powers.tolist() for name, powers in (self.powers or {}).items()},
         }
         (folder / SCALES_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
@@ -149,7 +169,9 @@ def saved(folder, wanted: Precision) -> Precision | None:
         raise ModelFolderError(
             f"{path}: made for other weights than those beside it; quantize the model anew, or delete this file"
         )
-    precision = replace(wanted, powers=powers, calibrated_on=fields.string("calibrated_on"))
+    precision = replace(
+        wanted, powers=powers, two_digits=_two_digits(fields), calibrated_on=fields.string("calibrated_on")
+    )
     # What was measured for the other mode says nothing of this one.
     if fields.choice("int8", INT8_MODES) == wanted.int8 and fields.has("quality"):
         return replace(precision, quality=read_quality(fields.object("quality")))
@@ -164,12 +186,23 @@ def _powers(fields: Fields, name: str, values: object, shape: tuple[int, ...] | 
     return np.array(values, np.int8)
 
 
-def _check_layers(powers: Mapping[str, np.ndarray], linear_layers: Sequence[str], path: Path) -> None:
-    missing, others = set(linear_layers) - set(powers), set(powers) - set(linear_layers)
+def _two_digits(fields: Fields) -> tuple[str, ...]:
+    names = fields.values.get("two_digits")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise fields.error("two_digits", "a list of names of weights")
+    return tuple(names)
+
+
+def _check_layers(precision: Precision, linear_layers: Sequence[str], path: Path) -> None:
+    powers = set(precision.powers or {})
+    missing, others = set(linear_layers) - powers, powers - set(linear_layers)
     if missing:
         raise ModelFolderError(f"{path}: powers of {shown(min(missing))} are missing; quantize the model anew")
     if others:
         raise ModelFolderError(f"{path}: powers of {shown(min(others))}: that is no first weight of a linear layer")
+    others = set(precision.two_digits) - set(filter(_FEED_FORWARD.fullmatch, linear_layers))
+    if others:
+        raise ModelFolderError(f"{path}: two_digits has {shown(min(others))}: that is no feed-forward's second weight")
 
 
 def smoothing_powers(ranges: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -203,8 +236,17 @@ def bundled_sentences() -> list[str]:
     return list(dict.fromkeys(text for line in lines for text in line.split("\t")[1:3]))
 
 
-def calibrate(model, precision: Precision, sentences: Sequence[str], named: str) -> tuple[Precision, np.ndarray]:
-    """`precision` with powers from the inputs that sentences give rise to in float32, and their embeddings.
+class _Calibrated(NamedTuple):
+    """A precision with powers, what the sentences gave in float32, and some of them with their last layer's means."""
+
+    precision: Precision
+    embeddings: np.ndarray
+    some: list[str]
+    states: np.ndarray
+
+
+def _calibrate(model, precision: Precision, sentences: Sequence[str], named: str) -> _Calibrated:
+    """Powers from the inputs that sentences give rise to in float32.
 
     Inputs are those of a core of its own, for others may use the model's meanwhile; the model is left without one.
     """
@@ -213,10 +255,36 @@ def calibrate(model, precision: Precision, sentences: Sequence[str], named: str)
     core.watch(True)
     model._core = core
     embeddings = model.encode(sentences, threads=1, show_progress_bar=False)
-    if max(model.pooling.needed_layers(model.n_layers)) < model.n_layers:  # another pooling may need those above
-        model.layer_states(sentences, tokens=("cls",), threads=1, show_progress_bar=False)
+    step = max(1, len(sentences) // _COMPARED)
+    some = list(sentences)[::step]
+    if max(model.pooling.needed_layers(model.n_layers)) == model.n_layers:
+        states = _last_states(model, some, threads=1)
+    else:  # another pooling may need the layers above this one's
+        states = _last_states(model, sentences, threads=1)[::step]
     del model._core  # before the next one takes memory
-    return replace(precision, powers=smoothing_powers(core.input_ranges()), calibrated_on=named), embeddings
+    precision = replace(precision, powers=smoothing_powers(core.input_ranges()), calibrated_on=named)
+    return _Calibrated(precision, embeddings, some, states)
+
+
+def _last_states(model, sentences: Sequence[str], threads: int | None = None) -> np.ndarray:
+    """Means over tokens in the last layer (n, H), in float64."""
+    states = model.layer_states(sentences, tokens=("mean",), threads=threads, show_progress_bar=False)
+    return states.array[:, -1, 0].astype(np.float64)
+
+
+def _gaining_most(model, some: Sequence[str], states: np.ndarray) -> tuple[str, ...]:
+    """The half of the feed-forwards that come nearest to float32, each given a second digit alone.
+
+    Sums are exact, so that every CPU finds the same.
+    """
+    core = model._core
+    errors = {}
+    for name in filter(_FEED_FORWARD.fullmatch, core.linear_layers()):
+        core.set_digits(name, 2)
+        errors[name] = math.fsum(((_last_states(model, some) - states) ** 2).ravel())
+        core.set_digits(name, 1)
+    kept = sorted(errors, key=errors.__getitem__)[: (len(errors) + 1) // 2]
+    return tuple(name for name in errors if name in kept)
 
 
 class _FewWords:
@@ -251,16 +319,26 @@ def open_into(model, wanted: Precision) -> None:
     if wanted.dtype != "int8" or wanted.powers is not None:
         model._core, model.precision = wanted.open_core(model.folder), wanted
         return
-    sentences, named = bundled_sentences(), "bundled sentences"
-    wanted, reference = calibrate(model, wanted, sentences, named)
-    _open_and_measure(model, wanted, sentences, reference, named)
+    _calibrate_into(model, wanted, bundled_sentences(), "bundled sentences")
 
 
-def _open_and_measure(model, wanted: Precision, sentences, reference: np.ndarray, named: str) -> None:
-    """Load the weights in a precision that is known, and see what it costs beside the vectors in float32."""
-    open_into(model, wanted)
+def _calibrate_into(model, wanted: Precision, sentences: Sequence[str], named: str) -> None:
+    """Find out by sentences how the layers are best read in int8, load the weights so, and see what it costs."""
+    calibrated = _calibrate(model, wanted, sentences, named)
+    open_into(model, calibrated.precision)
+    two_digits = _gaining_most(model, calibrated.some, calibrated.states)
+    if wanted.int8 == "balanced":
+        for name in two_digits:
+            model._core.set_digits(name, 2)
+    model.precision = replace(calibrated.precision, two_digits=two_digits)
+    _measure(model, sentences, calibrated.embeddings, named)
+
+
+def _measure(model, sentences, reference: np.ndarray, named: str) -> None:
+    """See what a precision costs beside the vectors in float32."""
     embeddings = model.encode(sentences, show_progress_bar=False)
-    model.precision = replace(wanted, quality=measure(embeddings, reference, named, str(model.pooling)))
+    quality = measure(embeddings, reference, named, str(model.pooling))
+    model.precision = replace(model.precision, quality=quality)
 
 
 def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
@@ -284,10 +362,10 @@ def quantize(model, wanted: Precision, sentences, sts_folder, tasks):
     scores = None if sts_folder is None else _sts_scores(model, sts_folder, tasks)  # first, for it may be refused
     quantized = _with_own_settings(model)
     if wanted.dtype == "int8":
-        wanted, reference = calibrate(quantized, wanted, given, named)
+        _calibrate_into(quantized, wanted, given, named)
     else:
-        reference = model.encode(given, show_progress_bar=False)
-    _open_and_measure(quantized, wanted, given, reference, named)
+        open_into(quantized, wanted)
+        _measure(quantized, given, model.encode(given, show_progress_bar=False), named)
     if scores is not None:
         lower = _sts_scores(quantized, sts_folder, list(scores))
         sts = {task: (score, lower[task]) for task, score in scores.items()}

@@ -54,7 +54,8 @@ def save_model(model, path, *, overwrite: bool) -> None:
             _write_json(new / "sentence_bert_config.json", _transformer_settings(model))
             for file in tokenizer_files:
                 shutil.copyfile(file, new / file.name)
-            model.precision.save(new, tensors)
+            if model._trained is None:  # other weights want other scales
+                model.precision.save(new, tensors, folder.transformer_path)
             _write_json(new / "config.json", _encoder_config(model, needs_all_layers(modules)))
             # Last: before, there is a folder that does not open, not one that opens as another model.
             write_safetensors(new / "model.safetensors", tensors)

@@ -200,7 +200,7 @@ def test_what_quantizing_left(tmp_path):
             "quality": str(small.precision.quality),
         }
         assert f"calibrated on given sentences; {mode}: cosine to float32" in str(info)
-    edit_json(tmp_path / "fast" / "sentpool_int8.json", format=2)
+    edit_json(tmp_path / "fast" / "sentpool_int8.json", format=3)
     info = inspect_model(tmp_path / "fast")
     assert not info.problems  # it opens in float32
     assert "quantize the model anew" in str(info)

@@ -365,6 +365,38 @@ def test_layers_above_the_pooling_are_calibrated_too(tmp_path):
     assert len(digests) == 1
 
 
+def test_the_feed_forwards_that_gain_most_have_two_digits(models, tmp_path):
+    """Held against models that were saved with a second digit in one feed-forward alone."""
+    small = models["{}"].quantize(TEXTS)
+    assert len(small.precision.two_digits) == 3 == small.n_layers / 2
+    small.save_pretrained(tmp_path / "m")
+    path = tmp_path / "m" / precision.SCALES_FILE
+    content = json.loads(path.read_text())
+    reference = models["{}"].layer_states(TEXTS, tokens=("mean",)).array[:, -1].astype(np.float64)
+    distances = {}
+    for layer in range(small.n_layers):
+        name = f"encoder.layer.{layer}.output.dense.weight"
+        path.write_text(json.dumps(content | {"two_digits": [name]}))
+        states = SentenceEncoder(tmp_path / "m", dtype="int8").layer_states(TEXTS, tokens=("mean",)).array[:, -1]
+        distances[name] = np.linalg.norm(states - reference)
+    assert set(small.precision.two_digits) == set(sorted(distances, key=distances.get)[:3])
+
+
+def test_digits_that_cannot_be_are_refused(models):
+    core = models[str(LOW[2])]._core
+    name = "encoder.layer.0.output.dense.weight"
+    for arguments, match in (
+        ((name, 0), "number of digits"),
+        ((name, 3), "number of digits"),
+        (("nonsense", 1), "no tensor named"),
+        (("encoder.layer.0.attention.self.key.weight", 1), "no first weight"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            core.set_digits(*arguments)
+    with pytest.raises(ValueError, match="no first weight of a linear layer in int8"):
+        models["{}"]._core.set_digits(name, 2)
+
+
 # ---- saving ----------------------------------------------------------------------------------------------------------
 
 
@@ -382,6 +414,19 @@ def test_a_quantized_model_is_saved_and_opened_to_the_same_bits(models, minilm, 
     assert pickle.loads(pickle.dumps(small)).encode(TEXTS[:3]).tobytes() == small.encode(TEXTS[:3]).tobytes()
 
 
+def test_scales_go_along_with_their_weights(models, tmp_path):
+    """Through a model in float32, too, but not to weights that were trained since."""
+    models["{}"].quantize(TEXTS[:4]).save_pretrained(tmp_path / "int8")
+    whole = SentenceEncoder(tmp_path / "int8")
+    whole.save_pretrained(tmp_path / "float32")
+    files = [(tmp_path / name / precision.SCALES_FILE).read_bytes() for name in ("int8", "float32")]
+    assert files[0] == files[1]
+    assert SentenceEncoder(tmp_path / "float32", dtype="int8").precision.calibrated_on == "given sentences"
+    sentpool.Trainer(whole, sentpool.objectives.InfoNCE(), max_steps=1, batch_size=2).fit([("a", "b"), ("c", "d")])
+    whole.save_pretrained(tmp_path / "trained")
+    assert not (tmp_path / "trained" / precision.SCALES_FILE).exists()
+
+
 def test_a_broken_file_of_powers_is_refused(models, tmp_path):
     models[str(LOW[2])].save_pretrained(tmp_path / "m")
     path = tmp_path / "m" / precision.SCALES_FILE
@@ -393,7 +438,11 @@ def test_a_broken_file_of_powers_is_refused(models, tmp_path):
         with pytest.raises(ModelFolderError, match=match):
             SentenceEncoder(tmp_path / "m", dtype="int8")
 
-    refused("format", format=2)
+    refused("format", format=3)
+    for names in ("x", [1], None):
+        refused("'two_digits'", two_digits=names)
+    for other in ("encoder.layer.0.attention.output.dense.weight", "encoder.layer.6.output.dense.weight"):
+        refused(f"{other}': that is no feed-forward", two_digits=[other])
     refused("no tensor of this encoder", powers={"nonsense": [1]})
     refused("384 integers", powers=good["powers"] | {name: [1, 2]})
     refused("384 integers", powers=good["powers"] | {name: [65] * 384})
@@ -489,7 +538,14 @@ def test_a_model_says_what_it_is(models):
     assert "quality" not in repr(models["{}"])
     facts = small.provenance()["precision"]
     assert facts.pop("powers_sha256") == models[str(LOW[1])].provenance()["precision"]["powers_sha256"]
-    assert facts == {"dtype": "int8", "int8": "balanced", "calibrated_on": "bundled sentences"}
+    two_digits = list(small.precision.two_digits)
+    assert facts == {
+        "dtype": "int8",
+        "int8": "balanced",
+        "calibrated_on": "bundled sentences",
+        "two_digits": two_digits,
+    }
+    assert "two_digits" not in models[str(LOW[1])].provenance()["precision"]
     # Two calibrations give other bits, so no folder of shards may hold both.
     others = [models["{}"].quantize(texts).provenance()["precision"] for texts in (TEXTS[:4], TEXTS[30:], TEXTS[:4])]
     assert others[0] == others[2] and others[0]["powers_sha256"] != others[1]["powers_sha256"]

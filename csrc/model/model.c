@@ -171,8 +171,7 @@ static void place_field(struct sp_model *model, const struct sp_slot *slot, floa
 	*matrix = (struct sp_matrix){.data = memory, .rows = rows, .cols = cols};
 	matrix->format = format_of(entry, &model->config);
 	if (matrix->format != SP_FLOAT32) {
-		matrix->digits =
-			model->config.balanced && entry->field == offsetof(struct sp_layer_weights, output) ? 2 : 1;
+		matrix->digits = 1;
 		if (entry->form == PANELS)
 			sp_low_matrix_place(matrix, memory, stored_rows(entry, model));
 		return;
@@ -278,6 +277,11 @@ const struct sp_matrix *sp_model_linear(const struct sp_model *model, int64_t i)
 {
 	const struct entry *entry = model->slots[i].entry;
 	return entry->form == PANELS && !entry->block ? field_of(model, &model->slots[i]) : NULL;
+}
+
+void sp_model_set_digits(struct sp_model *model, int64_t i, int digits)
+{
+	((struct sp_matrix *)field_of(model, &model->slots[i]))->digits = digits;
 }
 
 enum sp_status sp_model_watch(struct sp_model *model, int on)

@@ -147,7 +147,6 @@ static char *argument_names[] = {"vocab_size",
                                  "feed_forward_bias",
                                  "gated",
                                  "dtype",
-                                 "balanced",
                                  NULL};
 
 int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config *config)
@@ -160,14 +159,14 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 	const char *activation = "gelu";
 	PyObject *local_layers = NULL;
 	int position_table = 1, projection = 0, pre_norm = 0, first_norm = 1, norm_bias = 1, attention_bias = 1;
-	int feed_forward_bias = 1, gated = 0, balanced = 0;
+	int feed_forward_bias = 1, gated = 0;
 	const char *dtype = "float32";
-	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOppppppppsp:Model", argument_names,
+	if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$LLLLLLLdsLLLLLLddLOpppppppps:Model", argument_names,
 	                                 &vocab_size, &max_positions, &type_vocab_size, &hidden, &layers, &heads,
 	                                 &intermediate, &eps, &activation, &position_offset, &padding_id, &embedding,
 	                                 &groups, &buckets, &rotary, &base, &local_base, &local_window, &local_layers,
 	                                 &position_table, &projection, &pre_norm, &first_norm, &norm_bias,
-	                                 &attention_bias, &feed_forward_bias, &gated, &dtype, &balanced))
+	                                 &attention_bias, &feed_forward_bias, &gated, &dtype))
 		return 0;
 	*config = (struct sp_config){
 		.vocab_size = vocab_size,
@@ -189,7 +188,6 @@ int sp_config_from_arguments(PyObject *args, PyObject *kwargs, struct sp_config 
 		.local_window = local_window,
 		.local_rotary_base = local_base,
 	};
-	config->balanced = balanced;
 	config->parts = (position_table ? SP_POSITION_TABLE : 0u) | (projection ? SP_PROJECTION : 0u) |
 	                (norm_bias ? SP_NORM_BIAS : 0u) | (attention_bias ? SP_ATTENTION_BIAS : 0u) |
 	                (feed_forward_bias ? SP_FEED_FORWARD_BIAS : 0u) | (gated ? SP_GATE : 0u) |

@@ -143,6 +143,25 @@ static PyObject *model_smooth(ModelObject *self, PyObject *args)
 	return ok ? Py_NewRef(Py_None) : NULL;
 }
 
+static PyObject *model_set_digits(ModelObject *self, PyObject *args)
+{
+	const char *name;
+	int digits;
+	struct sp_tensor tensor;
+	if (!PyArg_ParseTuple(args, "si:set_digits", &name, &digits))
+		return NULL;
+	int64_t index = find_tensor(self->model, name, &tensor);
+	if (index < 0)
+		return NULL;
+	const struct sp_matrix *matrix = sp_model_linear(self->model, index);
+	if (!matrix || matrix->format != SP_INT8)
+		return PyErr_Format(PyExc_ValueError, "tensor '%s' is no first weight of a linear layer in int8", name);
+	if (!sp_check_size("number of digits", digits, 1, 2))
+		return NULL;
+	sp_model_set_digits(self->model, index, digits);
+	Py_RETURN_NONE;
+}
+
 static PyObject *model_linear_layers(ModelObject *self, PyObject *Py_UNUSED(ignored))
 {
 	PyObject *names = PyList_New(0);
@@ -418,6 +437,9 @@ static PyMethodDef model_methods[] = {
 	{"smooth", (PyCFunction)model_smooth, METH_VARARGS,
          "smooth($self, name, powers)\n--\n\nLet inputs of the int8 layer whose (first) weight has this name be divided by\n"
          "2**(powers / 8), column by column; before that weight is loaded. int8 (cols,), from -64 to 64."},
+	{"set_digits", (PyCFunction)model_set_digits, METH_VARARGS,
+         "set_digits($self, name, digits)\n--\n\nLet the int8 layer whose (first) weight has this name read its inputs in one\n"
+         "digit of 8 bits, as it does at first, or in two, while nothing else uses the model."},
 	{"linear_layers", (PyCFunction)model_linear_layers, METH_NOARGS,
          "linear_layers($self)\n--\n\nThe names of the (first) weights of all linear layers, as a list."},
 	{"watch", (PyCFunction)model_watch, METH_O,
