@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def sha256(data: bytes = b""):
+if TYPE_CHECKING:
+    import hashlib
+
+
+def sha256(data: bytes = b"") -> hashlib._Hash:
     """`hashlib.sha256`."""
     import hashlib
 

@@ -43,11 +43,11 @@ class SentenceEncoder:
         memory, tables of embeddings a half.
         "bfloat16" needs nothing else; it is faster where the CPU has a unit for it, and its bits are promised for one
         CPU model. "int8" has the same bits on every CPU and smooths its inputs by factors: those in the folder
-        (`quantize`), else from the bundled sentences, which takes as long as encoding 400 sentences, every time:
-        `save_pretrained` of the model keeps them.
+        (`quantize`), else from the bundled sentences, which takes as long as encoding some thousand sentences, every
+        time: `save_pretrained` of the model keeps them.
     int8 : {"balanced", "fast"}, optional
-        With dtype="int8". Activations inside half of the feed-forwards, where calibrating finds that it pays most, have
-        two digits of 8 bits ("balanced", the default), or one like all others ("fast").
+        With dtype="int8". Activations inside half of the feed-forwards (rounded up), where calibrating finds that it
+        pays most, have two digits of 8 bits ("balanced", the default), or one like all others ("fast").
 
     Raises
     ------
@@ -187,6 +187,7 @@ class SentenceEncoder:
         opens it too, to the same vectors, where its modules suffice: token poolings, averages and weighted sums of
         layers, heads of `Dense` and `Normalize`. A folder with another pooling it refuses. The head of a masked
         language model is saved if it was trained (`Trainer(mlm_weight=)`), as transformers' `…ForMaskedLM` reads it.
+        What int8 needs (`quantize`) goes along with the weights that it was found for, whatever this model's dtype.
 
         Parameters
         ----------

@@ -69,7 +69,8 @@ class EncodingRun:
         self._truncated = np.zeros(len(self.unique), dtype=bool)
 
     def pooled(self, layers, tokens, shape, finish, *, skip_prompt=False, out=None) -> np.ndarray:
-        """`finish` applied to each block's states (b, layers, tokens, H), gathered as (n, *shape) float32 in `out`."""
+        """`finish` applied to states (b, layers, tokens, H), up to 512 texts at a time, gathered as (n, *shape) float32
+        in `out`."""
         options = self._options(skip_prompt)
         return self._gathered(
             shape,
@@ -82,8 +83,8 @@ class EncodingRun:
         )
 
     def sbert_wk(self, layer_start: int, window: int, shape, finish, *, skip_prompt=False) -> np.ndarray:
-        """`finish` applied to each block's SBERT-WK vectors (b, H) over layers `layer_start` … L, `window` of them on
-        each side of a layer; gathered as (n, *shape) float32.
+        """`finish` applied to SBERT-WK vectors (b, H) over layers `layer_start` … L, `window` of them on each side of a
+        layer, of up to 512 texts at a time; gathered as (n, *shape) float32.
 
         C. Wang, C.-C. J. Kuo, "SBERT-WK: A Sentence Embedding Method by Dissecting BERT-based Word Models", IEEE/ACM
         TASLP 28 (2020). As in the published code, a text's last token is left out, and a layer with fewer than `window`
@@ -115,10 +116,13 @@ class EncodingRun:
         for start, stop, batch in self._blocks(blocks=self._blocks_at_once(states)):
             block = computed(start, batch)
             for first in range(start, stop, _BLOCK_SENTENCES):
-                rows = finish(block[first - start : first - start + _BLOCK_SENTENCES])
+                part = block[first - start : first - start + _BLOCK_SENTENCES]
+                rows = finish(part)
+                if len(rows) != len(part):
+                    raise ValueError(f"the pooling gave {len(rows)} vectors for {len(part)} texts")
                 self._check_finite(rows, first)
                 self._put(out, givers, first, rows)
-            del block, rows  # before the next block is computed
+            del block, part, rows  # before the next block is computed
         return out
 
     def _put(self, out: np.ndarray, givers: np.ndarray | None, start: int, rows: np.ndarray) -> None:
@@ -137,7 +141,7 @@ class EncodingRun:
         by_memory = _BLOCK_STATE_BYTES // (4 * max(1, states) * self.hidden_size * _BLOCK_SENTENCES)
         return max(1, min(_MOST_BLOCKS, by_work, by_memory))
 
-    def blocks_of_states(self, layers, tokens, most: int = _BLOCK_SENTENCES) -> Iterator[tuple[int, int, np.ndarray]]:
+    def blocks_of_states(self, layers, tokens, most: int | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
         """The states (b, layers, tokens, H) of the texts [start, stop) of `unique` as they are computed, up to `most`
         texts at a time."""
         options = self._options(skip_prompt=False)
@@ -193,7 +197,7 @@ class EncodingRun:
         return position if self.positions is None else self.texts.index(self.unique[position])
 
     def _blocks(
-        self, most_tokens: int | None = None, most_texts: int = _BLOCK_SENTENCES, blocks: int = 1
+        self, most_tokens: int | None = None, most_texts: int | None = None, blocks: int = 1
     ) -> Iterator[tuple[int, int, TokenBatch]]:
         """Tokenised blocks of `unique`, so many `blocks` at a time, of at most so many tokens or one text, with a
         progress bar."""
@@ -201,7 +205,7 @@ class EncodingRun:
         start = 0
         try:
             while start < len(self.unique):
-                stop = self._block_end(start, most_texts * blocks, _BLOCK_CHARACTERS * blocks)
+                stop = self._block_end(start, blocks, most_texts)
                 texts = self.unique[start:stop]
                 batch = self.tokenizer.encode([self.prompt + text for text in texts] if self.prompt else texts)
                 self._note(start, stop, batch)
@@ -219,7 +223,9 @@ class EncodingRun:
                 f"{self.tokenizer.max_seq_length} tokens and were truncated"
             )
 
-    def _block_end(self, start: int, most_texts: int, most_characters: int) -> int:
+    def _block_end(self, start: int, blocks: int, most_texts: int | None = None) -> int:
+        most_texts = blocks * (_BLOCK_SENTENCES if most_texts is None else most_texts)
+        most_characters = blocks * _BLOCK_CHARACTERS
         characters, stop = 0, start
         while stop < len(self.unique) and stop - start < most_texts and characters < most_characters:
             characters += len(self.unique[stop])
@@ -247,8 +253,7 @@ class EncodingRun:
         )
 
     def _bar(self, blocks: int, one_block_moves_it: bool):
-        first = self._block_end(0, _BLOCK_SENTENCES * blocks, _BLOCK_CHARACTERS * blocks)
-        is_worth_it = one_block_moves_it or first < len(self.unique)
+        is_worth_it = one_block_moves_it or self._block_end(0, blocks) < len(self.unique)
         if self.show_progress_bar is None and not is_worth_it:
             return None
         return progress_bar(len(self.unique), "Encoding", "sentences", self.show_progress_bar)

@@ -1,13 +1,15 @@
-"""In what precision an encoder computes, and what int8 needs besides the weights: factors that smooth its inputs.
+"""In what precision an encoder computes, and what int8 needs besides the weights: factors that smooth its inputs, and
+which layers' inputs gain most by a second digit.
 
 Before a linear layer in int8, column c of its input x is divided by s_c and the weights are multiplied by it, with
 s_c = sqrt(max |x_c| / max |w_c|), as SmoothQuant has it (Xiao et al., ICML 2023, equation 4 with α = 1/2). The ranges
 of x come from a few hundred sentences. Each factor is rounded to a power of 2^(1/8) and kept as that power, found by
-comparisons alone, so that every CPU finds the same.
+comparisons alone, so that every CPU finds the same. A second digit's gain is measured layer by layer, by exact sums.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -32,7 +34,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 INT8_MODES = ("balanced", "fast")
 SCALES_FILE = "sentpool_int8.json"
 _FORMAT = 2
-# What reads a feed-forward's inner activations; about so many sentences say where a second digit pays.
+# What reads a feed-forward's inner activations; up to so many sentences say where a second digit pays.
 _FEED_FORWARD = re.compile(r"encoder\.layer\.\d+\.output\.dense\.weight")
 _COMPARED = 100
 # 2^(1/8) to this power is a factor of 256, beyond which smoothing never needs to go.
@@ -86,7 +88,7 @@ class Precision:
         if self.int8 is None:
             return facts
         if self.int8 == "balanced":
-            facts["two_digits"] = list(self.two_digits)
+            facts["two_digits"] = [int(name.split(".")[2]) for name in self.two_digits]
         return facts | {"int8": self.int8, "calibrated_on": self.calibrated_on, "powers_sha256": self._powers_sha256()}
 
     def _powers_sha256(self) -> str:
@@ -100,7 +102,7 @@ class Precision:
         """The folder's encoder as a `_core.Model` in this precision, its weights loaded."""
         core = _core.Model(**folder.config.core_arguments(), dtype=self.dtype)
         if self.powers is not None:
-            _check_layers(self, core.linear_layers(), folder.transformer_path / SCALES_FILE)
+            _check_layers(self.powers, core.linear_layers(), folder.transformer_path / SCALES_FILE)
         if self.int8 == "balanced":
             for name in self.two_digits:
                 core.set_digits(name, 2)
@@ -110,12 +112,13 @@ class Precision:
         core.finish()
         return core
 
-    def save(self, folder: Path, tensors: Mapping[str, StoredTensor], source: Path) -> None:
-        """Write `sentpool_int8.json` into a folder with these weights; in another precision that of `source`, a folder
-        with the same weights, if it has one."""
+    def save(self, folder: Path, tensors: Mapping[str, StoredTensor], source) -> None:
+        """Write `sentpool_int8.json` into a folder with these weights; in another precision that of `source`, a
+        ModelFolder with the same weights, if it has one."""
         if self.dtype != "int8":
-            if is_there(source / SCALES_FILE):
-                shutil.copyfile(source / SCALES_FILE, folder / SCALES_FILE)
+            with contextlib.suppress(ModelFolderError):  # what int8 would refuse there stays behind
+                if saved(source, check("int8", None)) is not None:
+                    shutil.copyfile(source.transformer_path / SCALES_FILE, folder / SCALES_FILE)
             return
         quality = None if self.quality is None else vars(self.quality)
         content = {
@@ -147,7 +150,7 @@ def check(dtype: object, int8: object) -> Precision:
 
 
 def saved(folder, wanted: Precision) -> Precision | None:
-    """`wanted` with the powers that a ModelFolder holds; None where it holds none.
+    """`wanted` with the powers and second digits that a ModelFolder holds; None where it holds none.
 
     Raises
     ------
@@ -170,7 +173,7 @@ def saved(folder, wanted: Precision) -> Precision | None:
             f"{path}: made for other weights than those beside it; quantize the model anew, or delete this file"
         )
     precision = replace(
-        wanted, powers=powers, two_digits=_two_digits(fields), calibrated_on=fields.string("calibrated_on")
+        wanted, powers=powers, two_digits=_two_digits(fields, shapes), calibrated_on=fields.string("calibrated_on")
     )
     # What was measured for the other mode says nothing of this one.
     if fields.choice("int8", INT8_MODES) == wanted.int8 and fields.has("quality"):
@@ -186,23 +189,24 @@ def _powers(fields: Fields, name: str, values: object, shape: tuple[int, ...] | 
     return np.array(values, np.int8)
 
 
-def _two_digits(fields: Fields) -> tuple[str, ...]:
+def _two_digits(fields: Fields, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
     names = fields.values.get("two_digits")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise fields.error("two_digits", "a list of names of weights")
+    for name in names:
+        if name not in shapes or not _FEED_FORWARD.fullmatch(name):
+            raise ModelFolderError(
+                f"{fields.path}: two_digits has {shown(name)}: that is no feed-forward's second weight; quantize anew"
+            )
     return tuple(names)
 
 
-def _check_layers(precision: Precision, linear_layers: Sequence[str], path: Path) -> None:
-    powers = set(precision.powers or {})
-    missing, others = set(linear_layers) - powers, powers - set(linear_layers)
+def _check_layers(powers: Mapping[str, np.ndarray], linear_layers: Sequence[str], path: Path) -> None:
+    missing, others = set(linear_layers) - set(powers), set(powers) - set(linear_layers)
     if missing:
         raise ModelFolderError(f"{path}: powers of {shown(min(missing))} are missing; quantize the model anew")
     if others:
         raise ModelFolderError(f"{path}: powers of {shown(min(others))}: that is no first weight of a linear layer")
-    others = set(precision.two_digits) - set(filter(_FEED_FORWARD.fullmatch, linear_layers))
-    if others:
-        raise ModelFolderError(f"{path}: two_digits has {shown(min(others))}: that is no feed-forward's second weight")
 
 
 def smoothing_powers(ranges: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -241,7 +245,7 @@ class _Calibrated(NamedTuple):
 
     precision: Precision
     embeddings: np.ndarray
-    some: list[str]
+    some: Sequence[str]
     states: np.ndarray
 
 
@@ -255,21 +259,20 @@ def _calibrate(model, precision: Precision, sentences: Sequence[str], named: str
     core.watch(True)
     model._core = core
     embeddings = model.encode(sentences, threads=1, show_progress_bar=False)
-    step = max(1, len(sentences) // _COMPARED)
-    some = list(sentences)[::step]
+    step = -(-len(sentences) // _COMPARED)
     if max(model.pooling.needed_layers(model.n_layers)) == model.n_layers:
-        states = _last_states(model, some, threads=1)
+        states = _last_states(model, sentences[::step], threads=1)
     else:  # another pooling may need the layers above this one's
-        states = _last_states(model, sentences, threads=1)[::step]
+        states = _last_states(model, sentences, step, threads=1)
     del model._core  # before the next one takes memory
     precision = replace(precision, powers=smoothing_powers(core.input_ranges()), calibrated_on=named)
-    return _Calibrated(precision, embeddings, some, states)
+    return _Calibrated(precision, embeddings, sentences[::step], states)
 
 
-def _last_states(model, sentences: Sequence[str], threads: int | None = None) -> np.ndarray:
-    """Means over tokens in the last layer (n, H), in float64."""
+def _last_states(model, sentences: Sequence[str], step: int = 1, *, threads: int | None = None) -> np.ndarray:
+    """Means over tokens in the last layer (n, H), in float64, of every `step`-th sentence."""
     states = model.layer_states(sentences, tokens=("mean",), threads=threads, show_progress_bar=False)
-    return states.array[:, -1, 0].astype(np.float64)
+    return states.array[::step, -1, 0].astype(np.float64)
 
 
 def _gaining_most(model, some: Sequence[str], states: np.ndarray) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def save_model(model, path, *, overwrite: bool) -> None:
             for file in tokenizer_files:
                 shutil.copyfile(file, new / file.name)
             if model._trained is None:  # other weights want other scales
-                model.precision.save(new, tensors, folder.transformer_path)
+                model.precision.save(new, tensors, folder)
             _write_json(new / "config.json", _encoder_config(model, needs_all_layers(modules)))
             # Last: before, there is a folder that does not open, not one that opens as another model.
             write_safetensors(new / "model.safetensors", tensors)

@@ -169,8 +169,8 @@ class TextTokenizer:
         heads = [self._head(text, limit) for text in texts]
         rows = []
         for first in range(0, len(heads), _AT_ONCE):
-            encodings = self._encode_batch(heads[first : first + _AT_ONCE], add_special_tokens=False)
-            rows += [encoding.ids for encoding in encodings]
+            part = heads[first : first + _AT_ONCE]
+            rows += [encoding.ids for encoding in self._encode_batch(part, add_special_tokens=False)]
         for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
             if len(head) < len(text) and len(rows[index]) <= limit:
                 rows[index] = self._long_text.first_ids(text, limit)

@@ -385,6 +385,23 @@ def test_every_allocation_may_fail(model, tmp_path):
     assert failures(lambda: SentenceEncoder(model.folder.path)) == 4
 
 
+def test_parts_of_a_list_change_nothing(model, monkeypatch):
+    """However many texts are tokenised, computed and finished at a time, and wherever equal ones stand."""
+    texts = [f"the cat {'sat ' * (i % 5)}" for i in (3, 0, 3, 1, 4, 0, 2, 1, 3)]
+    expected = np.stack([model.encode(text) for text in texts])
+    for size in (1, 2, 3, 512):
+        monkeypatch.setattr("sentpool.encoding_run._BLOCK_SENTENCES", size)
+        monkeypatch.setattr("sentpool.tokenizer._AT_ONCE", size)
+        assert model.encode(texts).tobytes() == expected.tobytes(), size
+
+
+def test_as_many_vectors_as_texts(model):
+    run = model._run(["a", "b", "c"], threads=1)
+    for finish, match in ((lambda states: states[:2, 0, 0], "2 vectors for 3 texts"), (lambda states: [], "0 vectors")):
+        with pytest.raises(ValueError, match=match):
+            run.pooled([0], ["mean"], (model.hidden_size,), finish)
+
+
 def test_many_python_threads_share_a_model(model):
     expected = model.encode(TEXTS)
     wrong = []

@@ -31,7 +31,7 @@ def gemm_add(kernels: Kernels, c, a, b, by_column):
 def test_gemm_add(kernels, k):
     rng = np.random.default_rng(k)
     for m in (1, 5, 14, 15, 29):
-        for n in COLUMNS:
+        for n in (*COLUMNS, kernels.nr // 2):
             c, a, b = numbers(rng, m, n), numbers(rng, m, k), numbers(rng, k, n)
             expected = gemm_add(SCALAR, c, a, b, 0)
             assert same(gemm_add(kernels, c, a, b, 0), expected), (m, n)

@@ -546,7 +546,7 @@ def test_gemm_stays_inside_guard_pages(kernels, in_front):
     guarded = partial(Guarded, in_front=in_front)
     rng = np.random.default_rng(4)
     for m in (1, 5, 14, 15):
-        for n in (1, 15, 16, 31, 32, 33, 48):
+        for n in (1, 15, 16, 31, 32, 33, 48, kernels.nr // 2):
             for k in (1, 3, 32, 257):
                 x, weight, bias = numbers(rng, m, k), numbers(rng, n, k), numbers(rng, n)
                 panels = kernels.pack_weight(weight)
@@ -562,10 +562,11 @@ def test_gemm_stays_inside_guard_pages(kernels, in_front):
 def test_row_kernels_stay_inside_guard_pages(kernels, H, in_front):
     guarded = partial(Guarded, in_front=in_front)
     rng = np.random.default_rng(H)
-    a, b, gamma, beta = (guarded(numbers(rng, *shape)) for shape in ((3, H), (3, H), (H,), (H,)))
-    y = guarded(np.zeros((3, H), np.float32))
-    norm = (gamma.address, beta.address, 1e-5, 3, H)
-    kernels.add_layernorm(y.address, H, a.address, H, b.address, H, *norm)
+    for rows in (4, 3):  # four at a time, or each alone
+        a, b, gamma, beta = (guarded(numbers(rng, *shape)) for shape in ((rows, H), (rows, H), (H,), (H,)))
+        y = guarded(np.zeros((rows, H), np.float32))
+        norm = (gamma.address, beta.address, 1e-5, rows, H)
+        kernels.add_layernorm(y.address, H, a.address, H, b.address, H, *norm)
     kernels.embed_row(y.address + 8 * H, a.address + 8 * H, b.address + 8 * H, gamma.address, H)
     kernels.divide_rows(y.address, H, a.address, 3, H)
     kernels.add(y.address, H, a.address, H, b.address, H, 3, H)
@@ -587,7 +588,8 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H, in_front):
     kernels.dots(products.address, gamma.address, y.address, H, 5, H)
     kernels.squares(products.address, y.address, H, 5, H)
     scores, sums = guarded(numbers(rng, H, kernels.nr)), guarded(np.zeros(kernels.nr, np.float32))
-    kernels.softmax_columns(scores.address, sums.address, 0.5, H, kernels.nr)
+    for columns in (1, kernels.nr // 2, kernels.nr // 2 + 1, kernels.nr):
+        kernels.softmax_columns(scores.address, sums.address, 0.5, H, columns)
     hits, rows = guarded(np.zeros(H * kernels.nr, np.int32)), guarded(np.full((H, 3), [1, 0, 1], np.float32))
     limit = guarded(np.full(kernels.nr, -np.inf, np.float32))
     assert kernels.screen(hits.address, scores.address, limit.address, sums.address, rows.address, H) == H * kernels.nr

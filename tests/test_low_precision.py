@@ -175,6 +175,18 @@ def test_int8_of_equal_values_is_exact(kernels):
 
 
 @each_int8
+@pytest.mark.parametrize("first", [0.0, -0.0])
+def test_int8_of_zeros_of_both_signs_equals_its_twin(kernels, first):
+    """Which of the two is the least of a row depends on the order of comparisons."""
+    x = np.full((3, 40), -first, np.float32)
+    x[0, 0] = x[1, 39] = x[2, 17] = first
+    weight, scale = np.full((3, 40), -5, np.int8), np.ones(3, np.float32)
+    for digits in (1, 2):
+        y = kernels.int8(x, weight, scale, None, None, digits)
+        assert same(y, SCALAR.int8(x, weight, scale, None, None, digits))
+
+
+@each_int8
 @pytest.mark.parametrize("digits", [1, 2])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_int8_of_a_row_that_is_not_finite_is_nan(kernels, bad, digits):

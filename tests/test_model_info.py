@@ -200,10 +200,11 @@ def test_what_quantizing_left(tmp_path):
             "quality": str(small.precision.quality),
         }
         assert f"calibrated on given sentences; {mode}: cosine to float32" in str(info)
-    edit_json(tmp_path / "fast" / "sentpool_int8.json", format=3)
-    info = inspect_model(tmp_path / "fast")
-    assert not info.problems  # it opens in float32
-    assert "quantize the model anew" in str(info)
+    for version in (1, 3):
+        edit_json(tmp_path / "fast" / "sentpool_int8.json", format=version)
+        info = inspect_model(tmp_path / "fast")
+        assert not info.problems  # it opens in float32
+        assert "quantize the model anew" in str(info)
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

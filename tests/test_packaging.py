@@ -103,12 +103,15 @@ def test_opening_a_model_loads_no_openssl(minilm):
     """It would be megabytes for the sake of a provenance, which may never be asked for."""
     code = (
         "import sys, warnings; warnings.simplefilter('ignore'); import numpy, tokenizers, sentpool\n"
-        "before = set(sys.modules); sentpool.SentenceEncoder(sys.argv[1]).encode(['a'])\n"
-        "print('_hashlib' in set(sys.modules) - before)"
+        "print('_hashlib' in sys.modules); sentpool.SentenceEncoder(sys.argv[1]).encode(['a'])\n"
+        "print('_hashlib' in sys.modules)"
     )
     result = run_python("-c", code, str(minilm))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "False"
+    before, after = result.stdout.split()
+    if before == "True":
+        pytest.skip("this NumPy or tokenizers loads it by itself")
+    assert after == "False"
 
 
 def test_import_and_load_are_quick(minilm):

@@ -37,7 +37,7 @@ float *sp_floats(int64_t count)
 	void *p;
 	if (posix_memalign(&p, align, bytes ? bytes : align))
 		return NULL;
-	if (align == HUGE_PAGE)
+	if (align == HUGE_PAGE) /* of whole huge pages: the rest shall not take one more */
 		madvise(p, bytes / align * align, MADV_HUGEPAGE); /* a wish: where it fails, small pages do */
 	return p;
 }

@@ -64,18 +64,15 @@ INLINE void tile_store(const int rows, const int vectors, float *c, int64_t ldc,
 		}
 }
 
-/* `rows` values of C of the first of a panel's vectors or of both, block after block of k: its sums are in the level-1
+/* `rows` rows of C for the first of a panel's vectors or for both, block after block of k: its sums are in the level-1
  * cache from one block to the next. `by_column` picks the layout of A: a[r * lda + p] or a[p * lda + r]. It, `rows`,
  * `vectors` and `once` are compile-time constants in every caller, so the sums of a block live in registers. */
 INLINE void tile_forward(const int rows, const int vectors, const int by_column, const int once, float *c, int64_t ldc,
                          const float *a, int64_t lda, const float *b, int64_t ldb, int64_t k, struct tile_end end)
 {
-	const float *a_rows[MR]; /* of every third */
-	UNROLL
-	for (int r = 0; r < rows && !by_column; r += 3) {
-		a_rows[r] = a + r * lda;
-		KEEP(a_rows[r]);
-	}
+	const float *a_rows[MR];
+	if (!by_column)
+		SHARE_POINTERS(a_rows, rows, a, lda);
 	UNROLL
 	for (int r = 0; r < rows; r++) {
 		__builtin_prefetch(c + r * ldc, 1);
@@ -147,7 +144,7 @@ static void tile_once(TILE_ARGS)
 	}
 }
 
-/* A by rows against a packed panel of which the first half is wanted: the scores of short texts. */
+/* A by rows against a packed panel of which the first half is wanted: scores of up to so many queries. */
 static void tile_half(TILE_ARGS)
 {
 	enum { vectors = 1, by_column = 0, once = 0 };

@@ -30,7 +30,7 @@ typedef uint8_t digit;
 #define GROUP 2
 typedef int16_t digit;
 #endif
-#define PREFETCH_BYTES 12288 /* as far ahead as panel.c's */
+#define PREFETCH_BYTES 12288 /* with AVX-512 as far ahead as panel.c's */
 #define ROW_BLOCK 256
 
 typedef digit vd __attribute__((vector_size(VL * sizeof(digit))));
@@ -89,7 +89,8 @@ static struct sp_row_range find_range(float *factor, const float *x, const float
 		low = v_min(v, low);
 		high = v_min(-v, high);
 	}
-	float first = least(low) + 0.0f, width = -least(high) - first;
+	/* + 0: which of -0 and 0 is less is no kernel's to say */
+	float first = least(low) + 0.0f, width = -least(high) - first + 0.0f;
 	*factor = width > 0 ? largest / width : 0;
 	return (struct sp_row_range){first, v_mask(poison != 0) ? NAN : width / largest};
 }
@@ -242,12 +243,8 @@ INLINE vi add_products(vi sum, vi x, const int8_t *b)
 /* Exact sums of `rows` x NR products of one digit. `rows` is a constant in every caller, so they live in registers. */
 INLINE void tile_sums(const int rows, vi sum[MR][2], const digit *a, int64_t lda, const int8_t *b, int64_t k)
 {
-	const digit *a_rows[MR]; /* of every third */
-	UNROLL
-	for (int r = 0; r < rows; r += 3) {
-		a_rows[r] = a + r * lda;
-		KEEP(a_rows[r]);
-	}
+	const digit *a_rows[MR];
+	SHARE_POINTERS(a_rows, rows, a, lda);
 	UNROLL
 	for (int r = 0; r < rows; r++)
 		sum[r][0] = sum[r][1] = (vi){0};

@@ -76,7 +76,7 @@ static void quantize_row(uint8_t *q, struct sp_row_range *range, const float *x,
 		high = v > high ? v : high;
 	}
 	low = low + 0.0f; /* no -0 */
-	float width = high - low, factor = width > 0 ? largest / width : 0;
+	float width = high - low + 0.0f, factor = width > 0 ? largest / width : 0;
 	*range = (struct sp_row_range){low, finite ? width / largest : NAN};
 	memset(q, 0, (size_t)(digits * sp_low_depth(k)));
 	for (int64_t i = 0; i < k; i++) {

@@ -39,12 +39,8 @@ UNIT void sp_bf16_round_rows(uint16_t *y, int64_t ldy, const float *x, int64_t l
 UNIT INLINE void tile(const int rows, float *c, int64_t ldc, const uint16_t *a, int64_t lda, const uint16_t *b,
                       vf bias0, vf bias1, int64_t k)
 {
-	const uint16_t *a_rows[MR]; /* of every third */
-	UNROLL
-	for (int r = 0; r < rows; r += 3) {
-		a_rows[r] = a + r * lda;
-		KEEP(a_rows[r]);
-	}
+	const uint16_t *a_rows[MR];
+	SHARE_POINTERS(a_rows, rows, a, lda);
 	__m512 sum[MR][2];
 	UNROLL
 	for (int r = 0; r < rows; r++)

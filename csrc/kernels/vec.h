@@ -46,9 +46,16 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* In a tile three rows of A share a pointer: that many pointers and multiples of lda fit the registers beside 14 rows. The
- * compiler would rather keep one a row, and some of them in memory. */
-#define KEEP(pointer) __asm__("" : "+r"(pointer))
+/* In a tile three rows of A share a pointer, a_rows[r] of every third row: that many pointers and multiples of lda fit the
+ * registers beside 14 rows. The compiler would rather keep one a row, and some of them in memory. */
+#define SHARE_POINTERS(a_rows, rows, a, lda)                                                                           \
+	do {                                                                                                           \
+		UNROLL                                                                                                 \
+		for (int r_ = 0; r_ < (rows); r_ += 3) {                                                               \
+			(a_rows)[r_] = (a) + r_ * (lda);                                                               \
+			__asm__("" : "+r"((a_rows)[r_]));                                                              \
+		}                                                                                                      \
+	} while (0)
 
 typedef float vf __attribute__((vector_size(4 * VL)));
 typedef int32_t vi __attribute__((vector_size(4 * VL)));
