@@ -48,7 +48,7 @@ def run(settings: Settings) -> dict:
 
 
 def measure(isa: str, quick: bool) -> list[dict]:
-    """GFLOP/s of both engines per shape and number of rows, the peak of one core around each number of rows."""
+    """GFLOP/s of both engines per shape and number of rows, the peak of one core just before and after each."""
     sys.path.insert(0, str(ROOT / "tests"))
     from kernel_table import Kernels
 
@@ -58,11 +58,10 @@ def measure(isa: str, quick: bool) -> list[dict]:
         for model, shapes in SHAPES.items():
             for out, width in shapes:
                 seconds = _compare(kernels, rows, out, width, quick)
-                found.append({"model": model, "rows": rows, "out": out, "in": width, **seconds})
-        after = fma_peak(isa, 1)
-        for entry in found[-sum(map(len, SHAPES.values())) :]:
-            entry["peaks"] = [before, after]
-        before = after
+                after = fma_peak(isa, 1)
+                shape = {"model": model, "rows": rows, "out": out, "in": width}
+                found.append({**shape, **seconds, "peaks": [before, after]})
+                before = after
     return found
 
 

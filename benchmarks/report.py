@@ -47,11 +47,12 @@ def latency_ratios(entry: dict) -> dict[str, float]:
 
 
 def kernel_rates(entries: list[dict], rows: int, engine: str) -> tuple[float, float]:
-    """GFLOP/s of one engine over all shapes together at a number of rows, and its share of one core's peak."""
+    """GFLOP/s of one engine over all shapes together at a number of rows, and its share of what the peak of one core
+    beside each shape allows in that time."""
     chosen = [entry for entry in entries if entry["rows"] == rows]
-    flop = sum(2.0 * rows * entry["out"] * entry["in"] for entry in chosen)
-    rate = flop / sum(entry[engine] for entry in chosen) / 1e9
-    return rate, rate / max(chosen[0]["peaks"])
+    gflop = sum(2e-9 * rows * entry["out"] * entry["in"] for entry in chosen)
+    possible = sum(entry[engine] * max(entry["peaks"]) for entry in chosen)
+    return gflop / sum(entry[engine] for entry in chosen), gflop / possible
 
 
 def title(entry: dict) -> str:
@@ -184,9 +185,9 @@ def kernel_tables(content: dict) -> str:
         rows = [("rows", "panel GFLOP/s", "% of peak", "BLIS GFLOP/s", "% of peak", "FMA peak", "panel / BLIS")]
         for count in counts:
             (panel, share), (blis, blis_share) = (kernel_rates(entries, count, name) for name in ("panel", "blis"))
-            peak = max(next(entry for entry in entries if entry["rows"] == count)["peaks"])
-            cells = (panel, 100 * share, blis, 100 * blis_share, peak)
-            rows.append((str(count), *(f"{cell:.1f}" for cell in cells), f"{panel / blis:.2f}"))
+            peaks = _range([peak for entry in entries if entry["rows"] == count for peak in entry["peaks"]])
+            rates = (f"{number:.1f}" for number in (panel, 100 * share, blis, 100 * blis_share))
+            rows.append((str(count), *rates, peaks, f"{panel / blis:.2f}"))
         shapes = [("out x in", "panel % of peak", "BLIS % of peak")]
         for entry in (entry for entry in entries if entry["rows"] == counts[-1]):
             flop = 2e-9 * entry["rows"] * entry["out"] * entry["in"]
