@@ -180,13 +180,6 @@ INLINE vf dequantized(const int digits, vi upper, vi lower, struct sp_row_range 
 	return v_fma(total * range.step, scale, offset * range.low) + bias;
 }
 
-INLINE vi v_load_int(const int32_t *p)
-{
-	vi v;
-	memcpy(&v, p, sizeof v);
-	return v;
-}
-
 #if defined(SP_INT8_AMX)
 
 INLINE void tile(const int digits, int rows, float *c, int64_t ldc, const digit *a, int64_t lda,

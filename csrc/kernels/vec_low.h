@@ -14,6 +14,13 @@ INLINE vf v_load_bf16(const uint16_t *p)
 	return (vf)(__builtin_convertvector(halves, vu) << 16);
 }
 
+INLINE vi v_load_int(const int32_t *p)
+{
+	vi v;
+	memcpy(&v, p, sizeof v);
+	return v;
+}
+
 /* to[NR] = the `count` numbers at `from`, one for each column of a panel, and zeros. A memcpy of so few, but not always as
  * many, takes longer. */
 INLINE void take_numbers(float *to, const float *from, int64_t count)
