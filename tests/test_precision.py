@@ -103,6 +103,24 @@ def test_int8_has_the_bits_of_the_scalar_twins(tmp_path, mode):
         assert run.stdout == model.layer_states(texts).array.tobytes()
 
 
+@pytest.mark.parametrize("options", LOW, ids=str)
+def test_low_precision_has_the_same_bits_beside_blis(tmp_path, options):
+    """Sizes that fill no panel: in low precision there are panels whatever computes the rest."""
+    folder = bert_folder(tmp_path / "m", hidden_size=36, num_attention_heads=3, intermediate_size=52)
+    texts = ["the cat sat on the mat", "a big dog runs", "unhappy"]
+    script = (
+        "import json, sys, sentpool; m = sentpool.SentenceEncoder(sys.argv[1], **json.loads(sys.argv[2]));"
+        "sys.stdout.buffer.write(m.layer_states(sys.argv[3:]).array.tobytes())"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(folder), json.dumps(options), *texts],
+        env=os.environ | {"SENTPOOL_GEMM": "blis"},
+        capture_output=True,
+    )
+    assert run.returncode == 0, run.stderr.decode()
+    assert run.stdout == SentenceEncoder(folder, **options).layer_states(texts).array.tobytes()
+
+
 @pytest.mark.parametrize("isa", [isa for isa in _core.isas() if isa != "avx512"])
 def test_bfloat16_without_a_unit_is_float32_with_rounded_weights(tmp_path, isa):
     """Where products are not the unit's: the same bits as a float32 model whose weights were rounded beforehand."""

@@ -129,19 +129,21 @@ static int blocks_in(const struct entry *entry)
 	return blocks;
 }
 
-/* Outputs that are stored of a matrix, or elements of a vector: whole panels where they are packed. */
-static int64_t stored_rows(const struct entry *entry, const struct sp_model *model)
-{
-	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, &model->config);
-	return entry->form == PANELS && model->packed ? (rows + nr - 1) / nr * nr : rows;
-}
-
 /* Linear layers' weights are kept in the model's format; of tables the words are halved, too, as there are most of them. */
 static enum sp_format format_of(const struct entry *entry, const struct sp_config *config)
 {
 	if (entry->form == PANELS)
 		return config->format;
 	return entry->form == TABLE && entry->rows == 'V' && config->format != SP_FLOAT32 ? SP_BFLOAT16 : SP_FLOAT32;
+}
+
+/* Outputs that are stored of a matrix, or elements of a vector: whole panels where there are any, which is always so in
+ * low precision. */
+static int64_t stored_rows(const struct entry *entry, const struct sp_model *model)
+{
+	int64_t nr = sp_runtime()->kernels->nr, rows = blocks_in(entry) * size_of(entry->rows, &model->config);
+	int in_panels = entry->form == PANELS && (model->packed || format_of(entry, &model->config) != SP_FLOAT32);
+	return in_panels ? (rows + nr - 1) / nr * nr : rows;
 }
 
 static int64_t stored_floats(const struct entry *entry, const struct sp_model *model)
