@@ -69,6 +69,7 @@ class SubwordText:
         contents = [token.content for token in added]
         contents += [self._normalized(content) for content in contents]
         self._collapses = collapses and not any(_GAP.search(content) for content in contents)
+        self._lone = {content for content in contents if len(content) == 1}
         contents += [step["pattern"].get("String", "") for step in steps if step["type"] == "Replace"]
         self._joined = {pair for text in contents for pair in zip(text, text[1:], strict=False)}
         self._swallows_space = tuple(token.content for token in added if token.lstrip)
@@ -222,10 +223,12 @@ class SubwordText:
         """A row of unknown characters is one unknown token, if the normalizer leaves each as it is."""
         run = match.group()
         characters = set(run)
-        if self._byte_fallback or any(left in characters and right in characters for left, right in self._joined):
+        joined = any(left in characters and right in characters for left, right in self._joined)
+        if self._byte_fallback or joined or self._lone & characters:
             return run
         stay = all(self._is_plain(character) and self._normalized(character) == character for character in characters)
-        return run[0] + run[-1] if stay else run
+        # The first and the last may belong to added tokens, which end and begin there.
+        return run[:2] + run[-1] if stay else run
 
     def _kind(self, character: str) -> str | None:
         """A space or nothing, if the normalizer makes that of a character, else None."""

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 from fabricate import rows
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from multilingual import SENTENCES, STRANGE
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -129,6 +129,7 @@ def whole_ids(backend: Tokenizer, text: str) -> list[int]:
 
 @settings(GENTLE, max_examples=120)
 @given(text=TEXTS, limit=st.integers(0, 12), size=st.sampled_from([1, 3, 8, 64]))
+@example(text=f"[e1]{'`' * 40}[e1]", limit=2, size=1)  # unknown characters between those of added tokens
 def test_first_ids_are_those_of_the_whole(backend, text, limit, size):
     whole = whole_ids(backend, text)
     with pytest.MonkeyPatch.context() as patch:
