@@ -103,14 +103,18 @@ class Precision:
         core = _core.Model(**folder.config.core_arguments(), dtype=self.dtype)
         if self.powers is not None:
             _check_layers(self.powers, core.linear_layers(), folder.transformer_path / SCALES_FILE)
-        if self.int8 == "balanced":
-            for name in self.two_digits:
-                core.set_digits(name, 2)
+        self.spend_digits(core)
         for name, powers in (self.powers or {}).items():
             core.smooth(name, powers)
         weights.load_into(core, folder.transformer_path, folder.config, folder.head_tensors)
         core.finish()
         return core
+
+    def spend_digits(self, core) -> None:
+        """Give the layers of a core in int8 their second digits."""
+        if self.int8 == "balanced":
+            for name in self.two_digits:
+                core.set_digits(name, 2)
 
     def save(self, folder: Path, tensors: Mapping[str, StoredTensor], source) -> None:
         """Write `sentpool_int8.json` into a folder with these weights; in another precision that of `source`, a
@@ -330,10 +334,8 @@ def _calibrate_into(model, wanted: Precision, sentences: Sequence[str], named: s
     calibrated = _calibrate(model, wanted, sentences, named)
     open_into(model, calibrated.precision)
     two_digits = _gaining_most(model, calibrated.some, calibrated.states)
-    if wanted.int8 == "balanced":
-        for name in two_digits:
-            model._core.set_digits(name, 2)
     model.precision = replace(calibrated.precision, two_digits=two_digits)
+    model.precision.spend_digits(model._core)
     _measure(model, sentences, calibrated.embeddings, named)
 
 
