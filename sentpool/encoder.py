@@ -46,7 +46,7 @@ class SentenceEncoder:
         (`quantize`), else from the bundled sentences, which takes as long as encoding some thousand sentences, every
         time: `save_pretrained` of the model keeps them.
     int8 : {"balanced", "fast"}, optional
-        With dtype="int8". Activations inside half of the feed-forwards (rounded up), where calibrating finds that it
+        With dtype="int8". Activations inside a third of the feed-forwards (rounded up), where calibrating finds that it
         pays most, have two digits of 8 bits ("balanced", the default), or one like all others ("fast").
 
     Raises

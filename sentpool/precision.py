@@ -49,8 +49,8 @@ class Precision:
     ----------
     dtype : {"float32", "bfloat16", "int8"}
     int8 : {"balanced", "fast"} or None
-        With int8: whether the inner activations of half of the feed-forwards have two digits of 8 bits ("balanced"), or
-        all have one ("fast").
+        With int8: whether the inner activations of a third of the feed-forwards have two digits of 8 bits ("balanced"),
+        or all have one ("fast").
     powers : dict of str to ndarray, int8
         By the name of a linear layer's weight, the power of 2^(1/8) that each of its columns is smoothed by.
     two_digits : tuple of str
@@ -280,7 +280,7 @@ def _last_states(model, sentences: Sequence[str], step: int = 1, *, threads: int
 
 
 def _gaining_most(model, some: Sequence[str], states: np.ndarray) -> tuple[str, ...]:
-    """The half of the feed-forwards that come nearest to float32, each given a second digit alone.
+    """The third of the feed-forwards that come nearest to float32, each given a second digit alone.
 
     Sums are exact, so that every CPU finds the same.
     """
@@ -290,7 +290,7 @@ def _gaining_most(model, some: Sequence[str], states: np.ndarray) -> tuple[str, 
         core.set_digits(name, 2)
         errors[name] = math.fsum(((_last_states(model, some) - states) ** 2).ravel())
         core.set_digits(name, 1)
-    kept = sorted(errors, key=errors.__getitem__)[: (len(errors) + 1) // 2]
+    kept = sorted(errors, key=errors.__getitem__)[: -(-len(errors) // 3)]
     return tuple(name for name in errors if name in kept)
 
 

@@ -15,6 +15,7 @@ from sentpool.errors import ModelFolderError, panics_raise, shown, warn
 from sentpool.long_text import LongText, SpacedText
 from sentpool.subword_text import SubwordText
 from sentpool.tokenizer_files import read_backend, read_settings
+from sentpool.words import Words, library_ids
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -25,6 +26,8 @@ _CHARACTERS_AT_LEAST = 256
 
 # How many texts the library gets at a time: what it gives back is a hundred times as large as the ids taken from it.
 _AT_ONCE = 1024
+
+_ID_BYTES = np.dtype(np.int32).itemsize
 
 
 class TokenBatch(NamedTuple):
@@ -62,8 +65,7 @@ class TextTokenizer:
         self.max_positions = max_positions
         self._prefix, self._suffix = _special_ids(backend)
         self._long_text = LongText.of(backend) or SpacedText.of(backend) or SubwordText.of(backend)
-        # The one that leaves out offsets, which nobody asks for.
-        self._encode_batch = backend.encode_batch_fast
+        self._words = Words.of(backend)
         self.max_seq_length = max_positions if max_seq_length is None else max_seq_length
 
     @classmethod
@@ -164,16 +166,21 @@ class TextTokenizer:
         """How many tokens a prompt has, with the opening special tokens and without the closing ones."""
         return len(self.encode([prefix]).ids) - len(self._suffix)
 
-    def _rows(self, texts: list[str], limit: int) -> list[list[int]]:
-        """The ids of each text without special tokens: all, or the first ones but more than `limit`."""
+    def forget_words(self) -> None:
+        """Tokenise every word anew when it is next seen: of no use but to time that."""
+        if self._words is not None:
+            self._words.forget()
+
+    def _rows(self, texts: list[str], limit: int) -> list[bytes]:
+        """The ids (int32) of each text without special tokens: all, or the first ones but more than `limit`."""
         heads = [self._head(text, limit) for text in texts]
-        rows = []
+        rows: list[bytes] = []
         for first in range(0, len(heads), _AT_ONCE):
             part = heads[first : first + _AT_ONCE]
-            rows += [encoding.ids for encoding in self._encode_batch(part, add_special_tokens=False)]
+            rows += library_ids(self.backend, part) if self._words is None else self._words.ids(part)
         for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
-            if len(head) < len(text) and len(rows[index]) <= limit:
-                rows[index] = self._long_text.first_ids(text, limit)
+            if len(head) < len(text) and len(rows[index]) <= limit * _ID_BYTES:
+                rows[index] = np.array(self._long_text.first_ids(text, limit), np.int32).tobytes()
         return rows
 
     def _head(self, text: str, limit: int) -> str:
@@ -183,19 +190,14 @@ class TextTokenizer:
             return text
         return self._long_text.head(text, size)
 
-    def _packed(self, rows: list[list[int]], limit: int) -> TokenBatch:
-        ids: list[int] = []
-        offsets = [0]
-        for row in rows:
-            ids += self._prefix
-            ids += row if len(row) <= limit else row[:limit]
-            ids += self._suffix
-            offsets.append(len(ids))
-        return TokenBatch(
-            np.array(ids, np.int32),
-            np.array(offsets, np.int64),
-            np.array([len(row) > limit for row in rows], bool),
-        )
+    def _packed(self, rows: list[bytes], limit: int) -> TokenBatch:
+        prefix, suffix = (np.array(ids, np.int32).tobytes() for ids in self.special_ids)
+        most = limit * _ID_BYTES
+        packed = [prefix + row[:most] + suffix for row in rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, packed), np.int64, len(rows)) // _ID_BYTES, out=offsets[1:])
+        truncated = np.fromiter((len(row) > most for row in rows), bool, len(rows))
+        return TokenBatch(np.frombuffer(bytearray().join(packed), np.int32), offsets, truncated)
 
 
 def _special_ids(backend: Tokenizer) -> tuple[list[int], list[int]]:

@@ -13,7 +13,8 @@ from sentpool import _core
 _kernels = __import__("sentpool._kernels", fromlist=["kernels"])
 
 P, N = c_void_p, c_int64
-ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid")
+ACTIVATIONS = ("identity", "gelu", "gelu_tanh", "relu", "silu", "tanh", "sigmoid", "gelu_low")
+DIFFERENTIABLE = ACTIVATIONS[:-1]
 
 
 class PanelA(ctypes.Structure):
@@ -143,4 +144,16 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     )
 
 
-__all__ = ["ACTIVATIONS", "AdamW", "Draws", "Guarded", "Kernels", "PanelA", "PanelB", "address", "isas", "same"]
+__all__ = [
+    "ACTIVATIONS",
+    "DIFFERENTIABLE",
+    "AdamW",
+    "Draws",
+    "Guarded",
+    "Kernels",
+    "PanelA",
+    "PanelB",
+    "address",
+    "isas",
+    "same",
+]

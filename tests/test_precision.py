@@ -389,7 +389,7 @@ def test_the_feed_forwards_that_gain_most_have_two_digits(models, tmp_path, monk
     monkeypatch.setattr(precision, "_COMPARED", 13)
     some = TEXTS[::4]  # 10 of 40; with every third it would be 14
     small = models["{}"].quantize(TEXTS)
-    assert len(small.precision.two_digits) == 3 == small.n_layers / 2
+    assert len(small.precision.two_digits) == 2 == small.n_layers / 3
     small.save_pretrained(tmp_path / "m")
     path = tmp_path / "m" / precision.SCALES_FILE
     content = json.loads(path.read_text())
@@ -400,7 +400,7 @@ def test_the_feed_forwards_that_gain_most_have_two_digits(models, tmp_path, monk
         path.write_text(json.dumps(content | {"two_digits": [name]}))
         states = SentenceEncoder(tmp_path / "m", dtype="int8").layer_states(some, tokens=("mean",)).array[:, -1]
         distances[name] = np.linalg.norm(states - reference)
-    assert set(small.precision.two_digits) == set(sorted(distances, key=distances.get)[:3])
+    assert set(small.precision.two_digits) == set(sorted(distances, key=distances.get)[:2])
 
 
 def test_digits_that_cannot_be_are_refused(models):

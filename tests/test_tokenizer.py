@@ -19,6 +19,7 @@ from fabricate import (
 from folder_checks import SENTENCES, read
 from tokenizers import Tokenizer
 
+from sentpool import words
 from sentpool.errors import ModelFolderError, SentpoolWarning
 from sentpool.tokenizer import TextTokenizer
 
@@ -147,14 +148,14 @@ def test_lone_surrogates_become_u_fffd_with_one_warning(tiny):
     assert tiny.encode(["the cat " * 5000 + "\ud800"]).truncated.tolist() == [True]
 
 
-def test_a_failing_tokenizer_does_not_end_the_process(tiny):
+def test_a_failing_tokenizer_does_not_end_the_process(tiny, monkeypatch):
     class PanicException(BaseException):
         """As the Rust bindings name theirs."""
 
-    def panic(texts, add_special_tokens):
+    def panic(backend, texts):
         raise PanicException("index out of bounds")
 
-    tiny._encode_batch = panic
+    monkeypatch.setattr(words, "library_ids", panic)
     with pytest.raises(ValueError, match="the tokenizer failed: index out of bounds"):
         tiny.encode(["a"])
 

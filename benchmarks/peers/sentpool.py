@@ -31,4 +31,5 @@ class Encoder:
         """Nothing to choose."""
 
     def encode(self, texts: list[str]):
+        self.model.tokenizer.forget_words()  # passes over the same texts shall not gain by it
         return self.model.encode(texts, threads=self.threads)

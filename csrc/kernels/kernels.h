@@ -25,7 +25,8 @@ struct sp_panel_b {
 	int64_t panel_stride, row_stride;
 };
 
-enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID };
+/* SP_GELU_LOW, which has no backward, is SP_GELU to the accuracy that low precision keeps. */
+enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID, SP_GELU_LOW };
 
 /* What a draw is for: where in the network values are dropped, or something else that is random; part of the counter
  * of the draws (philox.h), hence of the bits. */

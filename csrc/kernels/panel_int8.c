@@ -33,6 +33,8 @@ typedef int16_t digit;
 #define PREFETCH_BYTES 12288 /* with AVX-512 as far ahead as panel.c's */
 #define ROW_BLOCK 256
 
+#define VECTORS (SP_LOW_STEP / VL)
+
 typedef digit vd __attribute__((vector_size(VL * sizeof(digit))));
 
 static void pack(int8_t *panel, int64_t first, const int8_t *source, int64_t ld, int64_t count, int64_t k)
@@ -66,33 +68,60 @@ INLINE float least(vf v)
 #endif
 }
 
-/* The range of a row and the factor that takes it to the digits; minima and maxima have no order to keep. */
-static struct sp_row_range find_range(float *factor, const float *x, const float *smooth, float largest, int64_t k)
+/* Rows whose ranges are found side by side: the least of a row waits for what it is compared with. */
+enum { ROWS = 4 };
+
+/* The least of the values and of their negatives so far, and bits that only NaN and infinities set. */
+struct extremes {
+	vf low, high;
+	vi poison;
+};
+
+INLINE void take_extremes(struct extremes *e, vf v)
 {
-	vf low = v_set(HUGE_VALF), high = low; /* `high` is the least of -x */
-	vi poison = {0};
-	int64_t i = 0;
-	for (; i + VL <= k; i += VL) {
-		vf v = smoothed(x, smooth, i, VL);
-		poison |= (vi)(v - v); /* zero, but for NaN and Inf */
-		low = v_min(v, low);
-		high = v_min(-v, high);
-	}
-	if (i < k) { /* the last, partly filled vector: its zeros do not count */
-		float lane[VL];
-		vf v = smoothed(x, smooth, i, k - i);
-		memcpy(lane, &v, sizeof v);
-		for (int64_t j = k - i; j < VL; j++)
-			lane[j] = lane[0];
-		v = v_load(lane);
-		poison |= (vi)(v - v);
-		low = v_min(v, low);
-		high = v_min(-v, high);
-	}
+	e->poison |= (vi)(v - v);
+	e->low = v_min(v, e->low);
+	e->high = v_min(-v, e->high);
+}
+
+/* The last values of a row, n < VL of them, and the first of them again: zeros would count. */
+INLINE vf last_values(const float *x, const float *smooth, int64_t i, int64_t n)
+{
+	float lane[VL];
+	vf v = smoothed(x, smooth, i, n);
+	memcpy(lane, &v, sizeof v);
+	for (int64_t j = n; j < VL; j++)
+		lane[j] = lane[0];
+	return v_load(lane);
+}
+
+/* The range of a row and the factor that takes it to the digits. */
+INLINE struct sp_row_range range_of(float *factor, struct extremes e, float largest)
+{
 	/* + 0: which of -0 and 0 is less is no kernel's to say */
-	float first = least(low) + 0.0f, width = -least(high) - first + 0.0f;
+	float low = least(e.low) + 0.0f, width = -least(e.high) - low + 0.0f;
 	*factor = width > 0 ? largest / width : 0;
-	return (struct sp_row_range){first, v_mask(poison != 0) ? NAN : width / largest};
+	return (struct sp_row_range){low, v_mask(e.poison != 0) ? NAN : width / largest};
+}
+
+/* The ranges of `rows` rows, a constant in every caller; minima and maxima have no order to keep. */
+INLINE void find_ranges(const int rows, struct sp_row_range *range, float *factor, const float *x, int64_t ldx,
+                        const float *smooth, float largest, int64_t k)
+{
+	struct extremes e[ROWS];
+	int64_t i = 0;
+	for (int r = 0; r < rows; r++)
+		e[r] = (struct extremes){v_set(HUGE_VALF), v_set(HUGE_VALF), {0}};
+	for (; i + VL <= k; i += VL) {
+		UNROLL
+		for (int r = 0; r < rows; r++)
+			take_extremes(&e[r], smoothed(x + r * ldx, smooth, i, VL));
+	}
+	for (int r = 0; r < rows; r++) {
+		if (i < k)
+			take_extremes(&e[r], last_values(x + r * ldx, smooth, i, k - i));
+		range[r] = range_of(&factor[r], e[r], largest);
+	}
 }
 
 /* x in digits: whole numbers 0 … largest, to nearest even; largest for NaN. Bits above the 16 lowest are not clean. */
@@ -102,37 +131,48 @@ INLINE vi whole(vf x, float low, float factor, float largest)
 	return (vi)(v_min((x - low) * factor, v_set(largest)) + 12582912.0f);
 }
 
-INLINE void put(digit *q, vi whole_numbers, int64_t n)
+/* SP_LOW_STEP digits: the lowest bits of as many whole numbers. */
+INLINE void put(digit *q, const vi *numbers)
 {
-	vd digits = __builtin_convertvector(whole_numbers, vd);
-	if (n >= VL)
-		memcpy(q, &digits, sizeof digits);
-	else
-		memcpy(q, &digits, (size_t)n * sizeof(digit));
+#if defined(SP_INT8_UNIT) /* vpmovdb takes longer */
+	__m512i low = _mm512_packus_epi32((__m512i)(numbers[0] & 255), (__m512i)(numbers[1] & 255));
+	__m512i high = _mm512_packus_epi32((__m512i)(numbers[2] & 255), (__m512i)(numbers[3] & 255));
+	const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+	__m512i digits = _mm512_permutexvar_epi32(in_order, _mm512_packus_epi16(low, high));
+	memcpy(q, &digits, sizeof digits);
+#else
+	for (int j = 0; j < VECTORS; j++) {
+		vd digits = __builtin_convertvector(numbers[j] & 255, vd);
+		memcpy(q + j * VL, &digits, sizeof digits);
+	}
+#endif
 }
 
-/* Values [i, i + n) of a row in digits, n <= VL. */
-INLINE void put_digits(const int digits, digit *upper, digit *lower, const float *x, const float *smooth, int64_t i,
-                       int64_t n, float low, float factor)
+/* The first SP_LOW_STEP of n values in digits; those of values that there are not have no meaning. */
+INLINE void put_digits(const int digits, digit *upper, digit *lower, const float *x, const float *smooth, int64_t n,
+                       float low, float factor)
 {
-	vi numbers = whole(smoothed(x, smooth, i, n), low, factor, digits == 2 ? 65535.0f : 255.0f);
+	vi numbers[VECTORS], higher[VECTORS];
+	UNROLL
+	for (int j = 0; j < VECTORS; j++) {
+		vf v = n > j * VL ? smoothed(x, smooth, j * VL, n - j * VL) : (vf){0};
+		numbers[j] = whole(v, low, factor, digits == 2 ? 65535.0f : 255.0f);
+		higher[j] = numbers[j] >> 8;
+	}
+	put(digits == 2 ? lower : upper, numbers);
 	if (digits == 2)
-		put(lower + i, numbers & 255, n);
-	put(upper + i, digits == 2 ? numbers >> 8 & 255 : numbers & 255, n);
+		put(upper, higher);
 }
 
-INLINE void quantize_row(const int digits, digit *upper, struct sp_row_range *range, const float *x,
-                         const float *smooth, int64_t k)
+INLINE void quantize_row(const int digits, digit *upper, float low, float factor, const float *x, const float *smooth,
+                         int64_t k)
 {
 	int64_t depth = sp_low_depth(k), i = 0;
 	digit *lower = upper + depth;
-	float factor;
-	struct sp_row_range found = find_range(&factor, x, smooth, digits == 2 ? 65535.0f : 255.0f, k);
-	*range = found;
-	for (; i + VL <= k; i += VL)
-		put_digits(digits, upper, lower, x, smooth, i, VL, found.low, factor);
+	for (; i + SP_LOW_STEP <= k; i += SP_LOW_STEP)
+		put_digits(digits, upper + i, lower + i, x + i, smooth ? smooth + i : NULL, SP_LOW_STEP, low, factor);
 	if (i < k)
-		put_digits(digits, upper, lower, x, smooth, i, k - i, found.low, factor);
+		put_digits(digits, upper + i, lower + i, x + i, smooth ? smooth + i : NULL, k - i, low, factor);
 	for (i = k; i < depth; i++) {
 		upper[i] = 0;
 		if (digits == 2)
@@ -140,15 +180,32 @@ INLINE void quantize_row(const int digits, digit *upper, struct sp_row_range *ra
 	}
 }
 
+INLINE void quantize_rows(const int rows, const int digits, digit *q, int64_t ldq, struct sp_row_range *range,
+                          const float *x, int64_t ldx, const float *smooth, int64_t k)
+{
+	float factor[ROWS];
+	find_ranges(rows, range, factor, x, ldx, smooth, digits == 2 ? 65535.0f : 255.0f, k);
+	for (int r = 0; r < rows; r++)
+		quantize_row(digits, q + r * ldq, range[r].low, factor[r], x + r * ldx, smooth, k);
+}
+
+INLINE void quantize_all(const int digits, digit *q, int64_t ldq, struct sp_row_range *range, const float *x,
+                         int64_t ldx, const float *smooth, int64_t rows, int64_t k)
+{
+	int64_t r = 0;
+	for (; r + ROWS <= rows; r += ROWS)
+		quantize_rows(ROWS, digits, q + r * ldq, ldq, range + r, x + r * ldx, ldx, smooth, k);
+	for (; r < rows; r++)
+		quantize_rows(1, digits, q + r * ldq, ldq, range + r, x + r * ldx, ldx, smooth, k);
+}
+
 static void quantize(void *q, int64_t ldq, struct sp_row_range *range, const float *x, int64_t ldx, const float *smooth,
                      int digits, int64_t rows, int64_t k)
 {
-	digit *row = q;
-	for (int64_t r = 0; r < rows; r++, row += ldq, x += ldx)
-		if (digits == 2)
-			quantize_row(2, row, range + r, x, smooth, k);
-		else
-			quantize_row(1, row, range + r, x, smooth, k);
+	if (digits == 2)
+		quantize_all(2, q, ldq, range, x, ldx, smooth, rows, k);
+	else
+		quantize_all(1, q, ldq, range, x, ldx, smooth, rows, k);
 }
 
 /* ---- products ------------------------------------------------------------------------------------------------------ */

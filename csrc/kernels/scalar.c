@@ -131,6 +131,17 @@ static float sigmoid(float x)
 	return 1.0f / (exponential(-x) + 1.0f);
 }
 
+static float gelu_low(float x)
+{
+	static const float bump[] = {0.02749713882803917f,    -0.05912870541214943f,   0.04870959743857384f,
+	                             -0.012924227863550186f,  -0.007919570431113243f,  0.00753973750397563f,
+	                             -0.001579233561642468f,  -0.000603957858402282f,  0.00026851307484321296f,
+	                             1.4738471689089217e-05f, -1.2805773621948902e-05f};
+	float distance = fabsf(x);
+	distance = (distance > 4.5f ? 4.5f : distance) - 2.25f;
+	return (0.0f > x ? 0.0f : x) - horner(bump, 10, distance);
+}
+
 static float activate(enum sp_activation f, float x)
 {
 	float half = x * 0.5f;
@@ -141,6 +152,7 @@ static float activate(enum sp_activation f, float x)
 	case SP_SILU: return x * sigmoid(x);
 	case SP_TANH: return hyperbolic_tangent(x);
 	case SP_SIGMOID: return sigmoid(x);
+	case SP_GELU_LOW: return gelu_low(x);
 	case SP_IDENTITY: break;
 	}
 	return x;
@@ -170,6 +182,7 @@ static float slope(enum sp_activation f, float x)
 	case SP_SILU: s = sigmoid(x); return fmaf(x * s, 1.0f - s, s);
 	case SP_TANH: t = hyperbolic_tangent(x); return (1.0f - t) * (1.0f + t);
 	case SP_SIGMOID: s = sigmoid(x); return s * (1.0f - s);
+	case SP_GELU_LOW: /* training is in float32 */
 	case SP_IDENTITY: break;
 	}
 	return 1.0f;

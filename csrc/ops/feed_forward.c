@@ -10,6 +10,8 @@ void sp_expand_forward(const struct sp_inner *inner, const float *x, int64_t ldx
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
 	int64_t nr = kernels->nr, F = w->intermediate.rows, ld = inner->ld, products = 0, first, end;
 	int gated = w->gate.data != NULL;
+	if (f == SP_GELU && sp_rows_floats(w->output.format, F)) /* where `output` rounds what it reads */
+		f = SP_GELU_LOW;
 	struct sp_rows input = sp_rows_for(&w->intermediate, x, ldx, N, low, team);
 	/* In low precision the two weights read rows of their own, one after the other. */
 	struct sp_rows gate_input = input;
