@@ -45,6 +45,7 @@ _SIGNATURES = {
     "gemm_add": (None, P, N, PanelA, PanelB, N, N, N),
     "transpose": (None, P, N, P, N, N, N),
     "pack": (None, P, N, P, N, N, N),
+    "pack_rows": (None, P, P, N, N, N, N),
     "activation": (None, P, N, P, N, c_int, N, N),
     "softmax_columns": (None, P, P, c_float, N, N),
     "activation_backward": (None, P, N, P, N, P, N, P, N, c_int, N, N),

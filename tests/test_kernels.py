@@ -264,6 +264,20 @@ def test_what_an_encoder_has_not_is_not_added(kernels, H):
     assert np.array_equal(y, layernorm(SCALAR, a, None, gamma, np.zeros(H, np.float32)))
 
 
+@each_isa
+@pytest.mark.parametrize("k", [1, 3, 15, 16, 17, 32, 40, 64])
+def test_rows_become_columns_and_zeros(kernels, k):
+    half, nr = kernels.nr // 2, kernels.nr
+    for count in (1, 2, half - 1, half, half + 1, nr - 1, nr):
+        source = numbers(np.random.default_rng(count), count, k)
+        for columns in {nr, half if count <= half else nr}:
+            panel, rows = Guarded(np.full((k, nr), np.nan, np.float32)), Guarded(source)
+            kernels.pack_rows(panel.address, rows.address, k, count, columns, k)
+            expected = np.zeros((k, columns), np.float32)
+            expected[:, :count] = source.T
+            assert same(panel.array[:, :columns], expected), (count, columns)
+
+
 def gated(kernels, name, x, gate):
     y, (rows, cols) = np.full_like(x, np.nan), x.shape
     strides = (address(x), cols, address(gate), cols, ACTIVATIONS.index(name), rows, cols)
@@ -588,6 +602,8 @@ def test_row_kernels_stay_inside_guard_pages(kernels, H, in_front):
     for rows in (1, kernels.nr - 1):
         source, panel = guarded(numbers(rng, rows, H)), guarded(np.zeros((H, kernels.nr), np.float32))
         kernels.pack(panel.address, kernels.nr - rows, source.address, H, rows, H)
+        for columns in {kernels.nr, kernels.nr // 2 if rows <= kernels.nr // 2 else kernels.nr}:
+            kernels.pack_rows(panel.address, source.address, H, rows, columns, H)
     products, y = guarded(np.zeros(5)), guarded(numbers(rng, 5, H))
     kernels.dots(products.address, gamma.address, y.address, H, 5, H)
     kernels.squares(products.address, y.address, H, 5, H)

@@ -79,6 +79,9 @@ struct sp_kernels {
 	                 int64_t k);
 	/* Copy `count` rows [count, k] of source into columns [first, first + count) of a panel [k][nr]. */
 	void (*pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
+	/* Copy `count` rows [count, k] into the first columns of a panel [k][nr]; zeros into the others up to `columns`,
+	 * nr or nr / 2, from where on columns may be written or not. */
+	void (*pack_rows)(float *panel, const float *rows, int64_t ld, int64_t count, int64_t columns, int64_t k);
 
 	/* y[cols, rows] = x[rows, cols] transposed. */
 	void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);
@@ -183,6 +186,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 	                             int64_t n, int64_t k);                                                            \
 	void sp_panel_pack_##isa(float *panel, int64_t first, const float *source, int64_t ld, int64_t count,          \
 	                         int64_t k);                                                                           \
+	void sp_pack_rows_##isa(float *panel, const float *rows, int64_t ld, int64_t count, int64_t columns,           \
+	                        int64_t k);                                                                            \
 	void sp_transpose_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols);       \
 	void sp_activation_##isa(float *y, int64_t ldy, const float *x, int64_t ldx, enum sp_activation f,             \
 	                         int64_t rows, int64_t cols);                                                          \

@@ -280,3 +280,62 @@ void SP_ISA_NAME(sp_panel_pack)(float *panel, int64_t first, const float *source
 {
 	transpose(panel + first, NR, source, ld, count, k);
 }
+
+#if VL == 16
+
+/* x[16] transposed: within blocks of 4 x 4, then block by block. */
+INLINE void transpose_vectors(__m512 x[VL])
+{
+	__m512 y[VL];
+	UNROLL
+	for (int i = 0; i < VL; i += 4) {
+		__m512d a = (__m512d)_mm512_unpacklo_ps(x[i], x[i + 1]),
+			b = (__m512d)_mm512_unpackhi_ps(x[i], x[i + 1]);
+		__m512d c = (__m512d)_mm512_unpacklo_ps(x[i + 2], x[i + 3]);
+		__m512d d = (__m512d)_mm512_unpackhi_ps(x[i + 2], x[i + 3]);
+		y[i] = (__m512)_mm512_unpacklo_pd(a, c);
+		y[i + 1] = (__m512)_mm512_unpackhi_pd(a, c);
+		y[i + 2] = (__m512)_mm512_unpacklo_pd(b, d);
+		y[i + 3] = (__m512)_mm512_unpackhi_pd(b, d);
+	}
+	UNROLL
+	for (int i = 0; i < 4; i++) {
+		__m512 a = _mm512_shuffle_f32x4(y[i], y[i + 4], 0x44), b = _mm512_shuffle_f32x4(y[i], y[i + 4], 0xee);
+		__m512 c = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0x44);
+		__m512 d = _mm512_shuffle_f32x4(y[i + 8], y[i + 12], 0xee);
+		x[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+		x[i + 4] = _mm512_shuffle_f32x4(a, c, 0xdd);
+		x[i + 8] = _mm512_shuffle_f32x4(b, d, 0x88);
+		x[i + 12] = _mm512_shuffle_f32x4(b, d, 0xdd);
+	}
+}
+
+/* Up to VL values of up to VL rows into as many columns, zeros into the others. */
+INLINE void pack_block(float *panel, const float *rows, int64_t ld, int64_t count, int64_t k)
+{
+	__m512 x[VL];
+	UNROLL
+	for (int r = 0; r < VL; r++)
+		x[r] = r < count ? (__m512)v_load_up_to(rows + r * ld, k) : _mm512_setzero_ps();
+	transpose_vectors(x);
+	UNROLL
+	for (int p = 0; p < VL; p++)
+		if (p < k)
+			v_store(panel + p * NR, (vf)x[p]);
+}
+
+#endif
+
+/* `count` rows as the first columns of one panel [k][NR], zeros as the others up to `columns`, NR or NR / 2. */
+void SP_ISA_NAME(sp_pack_rows)(float *panel, const float *rows, int64_t ld, int64_t count, int64_t columns, int64_t k)
+{
+#if VL == 16
+	for (int64_t column = 0; column < columns; column += VL)
+		for (int64_t p = 0; p < k; p += VL)
+			pack_block(panel + p * NR + column, rows + column * ld + p, ld, count - column, k - p);
+#else
+	if (count < columns)
+		memset(panel, 0, (size_t)(k * NR) * sizeof(float));
+	transpose(panel, NR, rows, ld, count, k);
+#endif
+}

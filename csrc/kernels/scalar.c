@@ -50,6 +50,13 @@ static void pack(float *panel, int64_t first, const float *source, int64_t ld, i
 			panel[p * NR + first + j] = source[j * ld + p];
 }
 
+static void pack_rows(float *panel, const float *rows, int64_t ld, int64_t count, int64_t columns, int64_t k)
+{
+	for (int64_t j = 0; j < columns; j++)
+		for (int64_t p = 0; p < k; p++)
+			panel[p * NR + j] = j < count ? rows[j * ld + p] : 0.0f;
+}
+
 static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t rows, int64_t cols)
 {
 	for (int64_t r = 0; r < rows; r++)
@@ -533,6 +540,7 @@ const struct sp_kernels sp_kernels_scalar = {
 	.gemm = gemm,
 	.gemm_add = gemm_add,
 	.pack = pack,
+	.pack_rows = pack_rows,
 	.transpose = transpose,
 	.activation = activation,
 	.activation_backward = activation_backward,

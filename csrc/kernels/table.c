@@ -16,6 +16,7 @@ const struct sp_kernels SP_ISA_NAME(sp_kernels) = {
 	.gemm = SP_ISA_NAME(sp_panel_gemm),
 	.gemm_add = SP_ISA_NAME(sp_panel_gemm_add),
 	.pack = SP_ISA_NAME(sp_panel_pack),
+	.pack_rows = SP_ISA_NAME(sp_pack_rows),
 	.transpose = SP_ISA_NAME(sp_transpose),
 	.activation = SP_ISA_NAME(sp_activation),
 	.activation_backward = SP_ISA_NAME(sp_activation_backward),

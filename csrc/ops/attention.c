@@ -97,9 +97,7 @@ static void against_rows(float *products, const float *x, int64_t ldx, float *pa
 {
 	const struct sp_kernels *kernels = sp_runtime()->kernels;
 	int64_t nr = kernels->nr;
-	if (count < nr)
-		memset(panel, 0, (size_t)(d * nr) * sizeof(float));
-	kernels->pack(panel, 0, rows, ld, count, d);
+	kernels->pack_rows(panel, rows, ld, count, columns, d);
 	kernels->gemm(products, nr, (struct sp_panel_a){x, ldx, 0}, (struct sp_panel_b){panel, d * nr, nr}, NULL, n,
 	              columns, d);
 }

@@ -56,6 +56,7 @@ static const struct {
 	size_t offset;
 } fields[] = {FIELD(gemm),
               FIELD(pack),
+              FIELD(pack_rows),
               FIELD(transpose),
               FIELD(activation),
               FIELD(softmax_columns),
