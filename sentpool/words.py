@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 
 from sentpool.long_text import SpacedText
 
-# Characters of the words that are remembered: some 30,000 words, in about 7 MB.
-_MOST_CHARACTERS = 1 << 18
+# Characters of the words that are remembered: some 18,000 words, in 2 to 3 MB.
+_MOST_CHARACTERS = 1 << 17
 
 # New words are tokenised so many at a time, for every call costs as much as several words, with a token between them.
 _JOINED = 128
