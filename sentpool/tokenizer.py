@@ -1,4 +1,4 @@
-"""From texts to packed token ids: thin over `tokenizers`, which does the work in threads of its own."""
+"""From texts to packed token ids: thin over `tokenizers`, which works in threads of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sentpool.errors import ModelFolderError, panics_raise, shown, warn
 from sentpool.long_text import LongText, SpacedText
 from sentpool.subword_text import SubwordText
 from sentpool.tokenizer_files import read_backend, read_settings
-from sentpool.words import Words, library_ids
+from sentpool.words import ID, Words, library_ids
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -24,10 +24,8 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CHARACTERS_PER_TOKEN = 8
 _CHARACTERS_AT_LEAST = 256
 
-# How many texts the library gets at a time: what it gives back is a hundred times as large as the ids taken from it.
+# How many texts are tokenised at a time: what the library gives back is a hundred times as large as the ids in it.
 _AT_ONCE = 1024
-
-_ID_BYTES = np.dtype(np.int32).itemsize
 
 
 class TokenBatch(NamedTuple):
@@ -55,7 +53,8 @@ class TextTokenizer:
     Attributes
     ----------
     backend : tokenizers.Tokenizer
-        What does the work. It neither truncates nor pads: this class does.
+        What finds ids; it is not to be changed, for what it found is remembered. It neither truncates nor pads: this
+        class does.
     max_positions : int
         The most tokens, special tokens included, that the encoder has positions for.
     """
@@ -167,7 +166,7 @@ class TextTokenizer:
         return len(self.encode([prefix]).ids) - len(self._suffix)
 
     def forget_words(self) -> None:
-        """Tokenise every word anew when it is next seen: of no use but to time that."""
+        """Look no word up that was seen before now: for measurements, which would gain by it."""
         if self._words is not None:
             self._words.forget()
 
@@ -179,8 +178,8 @@ class TextTokenizer:
             part = heads[first : first + _AT_ONCE]
             rows += library_ids(self.backend, part) if self._words is None else self._words.ids(part)
         for index, (text, head) in enumerate(zip(texts, heads, strict=True)):
-            if len(head) < len(text) and len(rows[index]) <= limit * _ID_BYTES:
-                rows[index] = np.array(self._long_text.first_ids(text, limit), np.int32).tobytes()
+            if len(head) < len(text) and len(rows[index]) <= limit * ID.itemsize:
+                rows[index] = np.array(self._long_text.first_ids(text, limit), ID).tobytes()
         return rows
 
     def _head(self, text: str, limit: int) -> str:
@@ -191,13 +190,13 @@ class TextTokenizer:
         return self._long_text.head(text, size)
 
     def _packed(self, rows: list[bytes], limit: int) -> TokenBatch:
-        prefix, suffix = (np.array(ids, np.int32).tobytes() for ids in self.special_ids)
-        most = limit * _ID_BYTES
+        prefix, suffix = (np.array(ids, ID).tobytes() for ids in self.special_ids)
+        most = limit * ID.itemsize
         packed = [prefix + row[:most] + suffix for row in rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, packed), np.int64, len(rows)) // _ID_BYTES, out=offsets[1:])
+        np.cumsum(np.fromiter(map(len, packed), np.int64, len(rows)) // ID.itemsize, out=offsets[1:])
         truncated = np.fromiter((len(row) > most for row in rows), bool, len(rows))
-        return TokenBatch(np.frombuffer(bytearray().join(packed), np.int32), offsets, truncated)
+        return TokenBatch(np.frombuffer(bytearray().join(packed), ID), offsets, truncated)
 
 
 def _special_ids(backend: Tokenizer) -> tuple[list[int], list[int]]:

@@ -219,7 +219,7 @@ def test_scalar_activation_is_accurate(name):
     exact = REFERENCES[name](x.astype(np.float64))
     error = np.abs(activate(SCALAR, name, x[None])[0] - exact)
     if name == "gelu_low":
-        assert (error <= 1.5e-5).all()
+        assert (error <= 1.6e-5 * np.minimum(np.abs(x), 1)).all()
         return
     # for the GELUs and SiLU relative to x: their second factor cancels for negative x, in any float32 arithmetic
     assert (error <= (3e-7 * np.abs(x) if name.endswith(("lu", "lu_tanh")) else 4e-7 * np.abs(exact))).all()
@@ -227,9 +227,11 @@ def test_scalar_activation_is_accurate(name):
 
 def test_limits_of_activations():
     ends = np.array([[-np.inf, np.inf, np.nan]], np.float32)
-    for name, low, high in (("tanh", -1, 1), ("sigmoid", 0, 1), ("relu", 0, np.inf), ("gelu_low", 0, np.inf)):
-        y = activate(SCALAR, name, ends)[0].round(4)
+    for name, low, high in (("tanh", -1, 1), ("sigmoid", 0, 1), ("relu", 0, np.inf)):
+        y = activate(SCALAR, name, ends)[0]
         assert y[0] == low and y[1] == high and np.isnan(y[2]), name
+    y = activate(SCALAR, "gelu_low", ends)[0]
+    assert abs(y[0]) < 1.6e-5 and y[1] == np.inf and np.isnan(y[2])
 
 
 @each_isa
@@ -269,12 +271,12 @@ def test_what_an_encoder_has_not_is_not_added(kernels, H):
 def test_rows_become_columns_and_zeros(kernels, k):
     half, nr = kernels.nr // 2, kernels.nr
     for count in (1, 2, half - 1, half, half + 1, nr - 1, nr):
-        source = numbers(np.random.default_rng(count), count, k)
+        source = numbers(np.random.default_rng(count), count, k + 3)
         for columns in {nr, half if count <= half else nr}:
             panel, rows = Guarded(np.full((k, nr), np.nan, np.float32)), Guarded(source)
-            kernels.pack_rows(panel.address, rows.address, k, count, columns, k)
+            kernels.pack_rows(panel.address, rows.address, k + 3, count, columns, k)
             expected = np.zeros((k, columns), np.float32)
-            expected[:, :count] = source.T
+            expected[:, :count] = source[:, :k].T
             assert same(panel.array[:, :columns], expected), (count, columns)
 
 

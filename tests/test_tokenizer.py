@@ -19,7 +19,7 @@ from fabricate import (
 from folder_checks import SENTENCES, read
 from tokenizers import Tokenizer
 
-from sentpool import words
+from sentpool import tokenizer, words
 from sentpool.errors import ModelFolderError, SentpoolWarning
 from sentpool.tokenizer import TextTokenizer
 
@@ -155,9 +155,12 @@ def test_a_failing_tokenizer_does_not_end_the_process(tiny, monkeypatch):
     def panic(backend, texts):
         raise PanicException("index out of bounds")
 
-    monkeypatch.setattr(words, "library_ids", panic)
-    with pytest.raises(ValueError, match="the tokenizer failed: index out of bounds"):
-        tiny.encode(["a"])
+    for module in (tokenizer, words):
+        monkeypatch.setattr(module, "library_ids", panic)
+    for looked_up in (tiny._words, None):
+        tiny._words = looked_up
+        with pytest.raises(ValueError, match="the tokenizer failed: index out of bounds"):
+            tiny.encode(["a"])
 
 
 def test_an_error_of_another_kind_is_passed_on(tiny):

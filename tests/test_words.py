@@ -9,7 +9,7 @@ import pytest
 from fabricate import SPECIAL_TOKENS, plain_backend, rows, tokenizer_json
 from hypothesis import given
 from hypothesis import strategies as st
-from test_long_text import GENTLE, NASTY, SPACED_TEXTS, backends, whole_ids, worded_backends
+from test_long_text import GENTLE, NASTY, SPACED_TEXTS, backends, spelling_vocabulary, whole_ids, worded_backends
 
 from sentpool import words
 from sentpool.tokenizer import TextTokenizer
@@ -18,7 +18,11 @@ from sentpool.words import Words
 TEXTS = st.lists(
     SPACED_TEXTS | st.lists(st.sampled_from([*NASTY, *"   |", "cat", "ab"]), max_size=12).map("".join), max_size=6
 )
-PAIRS = [(backend, Words.of(backend)) for backend in (*backends(), *worded_backends())]
+ADDED = [{"content": "||"}, {"content": "a|", "special": False}, {"content": "cat|ab", "normalized": True}]
+BARRED = [
+    plain_backend(tokenizer_json(vocabulary=[*spelling_vocabulary(), "|"], added=added)) for added in ([], ADDED)
+]  # with a token between words
+PAIRS = [(backend, Words.of(backend)) for backend in (*backends(), *worded_backends(), *BARRED)]
 
 
 def ids_of(learner: Words, texts: list[str]) -> list[list[int]]:
@@ -29,7 +33,13 @@ def ids_of(learner: Words, texts: list[str]) -> list[list[int]]:
 @GENTLE
 @given(texts=TEXTS)
 def test_ids_are_those_of_the_whole(backend, learner, texts):
-    assert ids_of(learner, texts) == [whole_ids(backend, text) for text in texts]
+    expected = [whole_ids(backend, text) for text in texts]
+    assert ids_of(learner, texts) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "_JOINED", 3)
+        patch.setattr(words, "_AT_ONCE", 2)
+        patch.setattr(words, "_LONGEST_WORD", 4)
+        assert ids_of(Words.of(backend), texts) == expected
 
 
 @pytest.mark.parametrize("most", [0, 3, 20])
@@ -40,7 +50,7 @@ def test_forgetting_changes_no_id(most, monkeypatch):
     texts = ["cat ab", "ab  cat ", "a b c d", "", " "]
     for part in (texts, texts[:2], texts[2:], texts):
         assert ids_of(learner, part) == [whole_ids(backend, text) for text in part]
-        assert learner._characters == sum(map(len, learner._known))
+        assert learner._characters == sum(map(len, learner._known)) <= most
     learner.forget()
     assert list(learner._known) == [""]
 
@@ -70,16 +80,23 @@ def test_a_word_may_hold_what_stands_between_words(vocabulary):
         assert ids_of(Words.of(backend), [text]) == [whole_ids(backend, text)]
 
 
+def test_texts_with_long_words_are_tokenised_whole_and_not_kept():
+    backend = BARRED[0]
+    learner = Words.of(backend)
+    texts = ["cat ab", "中文" * 100, "a" * 65 + " cat", "a" * 64]
+    assert ids_of(learner, texts) == [whole_ids(backend, text) for text in texts]
+    assert set(learner._known) == {"", "cat", "ab", "a" * 64}
+
+
 def test_a_failure_leaves_nothing_behind():
     learner = Words.of(backends()[0])
     with pytest.raises((TypeError, UnicodeEncodeError)):
         learner.ids(["ab", "\ud800"])
     assert list(learner._known) == [""]
-    assert learner._characters == 0
 
 
 def test_threads_share_words_that_are_forgotten_meanwhile(monkeypatch):
-    monkeypatch.setattr(words, "_MOST_CHARACTERS", 50)
+    monkeypatch.setattr(words, "_MOST_CHARACTERS", 10)
     backend = backends()[0]
     learner = Words.of(backend)
     texts = [f"a{'b' * i} cat {'c' * i}a" for i in range(5)]

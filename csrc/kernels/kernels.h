@@ -25,7 +25,7 @@ struct sp_panel_b {
 	int64_t panel_stride, row_stride;
 };
 
-/* SP_GELU_LOW, which has no backward, is SP_GELU to the accuracy that low precision keeps. */
+/* SP_GELU_LOW is near SP_GELU, for what is rounded afterwards; it has no backward. */
 enum sp_activation { SP_IDENTITY, SP_GELU, SP_GELU_TANH, SP_RELU, SP_SILU, SP_TANH, SP_SIGMOID, SP_GELU_LOW };
 
 /* What a draw is for: where in the network values are dropped, or something else that is random; part of the counter
@@ -79,8 +79,8 @@ struct sp_kernels {
 	                 int64_t k);
 	/* Copy `count` rows [count, k] of source into columns [first, first + count) of a panel [k][nr]. */
 	void (*pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
-	/* Copy `count` rows [count, k] into the first columns of a panel [k][nr]; zeros into the others up to `columns`,
-	 * nr or nr / 2, from where on columns may be written or not. */
+	/* Copy `count` rows [count, k] into the first columns of a panel [k][nr], and zeros into the others up to
+	 * `columns`, which is nr or nr / 2 and at least count. What lies beyond those has no meaning afterwards. */
 	void (*pack_rows)(float *panel, const float *rows, int64_t ld, int64_t count, int64_t columns, int64_t k);
 
 	/* y[cols, rows] = x[rows, cols] transposed. */

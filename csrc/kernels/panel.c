@@ -326,13 +326,14 @@ INLINE void pack_block(float *panel, const float *rows, int64_t ld, int64_t coun
 
 #endif
 
-/* `count` rows as the first columns of one panel [k][NR], zeros as the others up to `columns`, NR or NR / 2. */
+/* Copy `count` rows into the first of `columns` columns of one panel [k][NR], zeros into the others. */
 void SP_ISA_NAME(sp_pack_rows)(float *panel, const float *rows, int64_t ld, int64_t count, int64_t columns, int64_t k)
 {
 #if VL == 16
 	for (int64_t column = 0; column < columns; column += VL)
 		for (int64_t p = 0; p < k; p += VL)
-			pack_block(panel + p * NR + column, rows + column * ld + p, ld, count - column, k - p);
+			pack_block(panel + p * NR + column, column < count ? rows + column * ld + p : rows, ld,
+			           count - column, k - p);
 #else
 	if (count < columns)
 		memset(panel, 0, (size_t)(k * NR) * sizeof(float));

@@ -68,7 +68,7 @@ INLINE float least(vf v)
 #endif
 }
 
-/* Rows whose ranges are found side by side: the least of a row waits for what it is compared with. */
+/* Rows whose ranges are found side by side, for a chain of minima waits for itself. */
 enum { ROWS = 4 };
 
 /* The least of the values and of their negatives so far, and bits that only NaN and infinities set. */
@@ -131,7 +131,7 @@ INLINE vi whole(vf x, float low, float factor, float largest)
 	return (vi)(v_min((x - low) * factor, v_set(largest)) + 12582912.0f);
 }
 
-/* SP_LOW_STEP digits: the lowest bits of as many whole numbers. */
+/* SP_LOW_STEP digits: the lowest 8 bits of as many whole numbers. */
 INLINE void put(digit *q, const vi *numbers)
 {
 #if defined(SP_INT8_UNIT) /* vpmovdb takes longer */
@@ -141,6 +141,7 @@ INLINE void put(digit *q, const vi *numbers)
 	__m512i digits = _mm512_permutexvar_epi32(in_order, _mm512_packus_epi16(low, high));
 	memcpy(q, &digits, sizeof digits);
 #else
+	UNROLL
 	for (int j = 0; j < VECTORS; j++) {
 		vd digits = __builtin_convertvector(numbers[j] & 255, vd);
 		memcpy(q + j * VL, &digits, sizeof digits);
@@ -148,7 +149,7 @@ INLINE void put(digit *q, const vi *numbers)
 #endif
 }
 
-/* The first SP_LOW_STEP of n values in digits; those of values that there are not have no meaning. */
+/* The first SP_LOW_STEP of n values in digits; where there are fewer, the digits behind them have no meaning. */
 INLINE void put_digits(const int digits, digit *upper, digit *lower, const float *x, const float *smooth, int64_t n,
                        float low, float factor)
 {

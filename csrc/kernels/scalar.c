@@ -140,13 +140,13 @@ static float sigmoid(float x)
 
 static float gelu_low(float x)
 {
-	static const float bump[] = {0.02749713882803917f,    -0.05912870541214943f,   0.04870959743857384f,
-	                             -0.012924227863550186f,  -0.007919570431113243f,  0.00753973750397563f,
-	                             -0.001579233561642468f,  -0.000603957858402282f,  0.00026851307484321296f,
-	                             1.4738471689089217e-05f, -1.2805773621948902e-05f};
+	static const float P[] = {0.012221305631101131f,   -0.03170669823884964f, 0.03573436662554741f,
+	                          -0.021640527993440628f,  0.006112282630056143f, 0.0006461992161348462f,
+	                          -0.0009988639503717422f, 0.000172130050486885f, 4.541294038062915e-05f,
+	                          -1.3317209777596872e-05f};
 	float distance = fabsf(x);
-	distance = (distance > 4.5f ? 4.5f : distance) - 2.25f;
-	return (0.0f > x ? 0.0f : x) - horner(bump, 10, distance);
+	distance = distance > 4.5f ? 4.5f : distance;
+	return fmaf(-distance, horner(P, 9, distance - 2.25f), 0.0f > x ? 0.0f : x);
 }
 
 static float activate(enum sp_activation f, float x)
@@ -189,7 +189,7 @@ static float slope(enum sp_activation f, float x)
 	case SP_SILU: s = sigmoid(x); return fmaf(x * s, 1.0f - s, s);
 	case SP_TANH: t = hyperbolic_tangent(x); return (1.0f - t) * (1.0f + t);
 	case SP_SIGMOID: s = sigmoid(x); return s * (1.0f - s);
-	case SP_GELU_LOW: /* training is in float32 */
+	case SP_GELU_LOW: /* has none */
 	case SP_IDENTITY: break;
 	}
 	return 1.0f;

@@ -27,7 +27,7 @@ PyArrayObject *sp_array_new(int ndim, const npy_intp *shape, int type);
 /* Where `name` is in a NULL-terminated list; -1 and an exception that names the argument if it is not. */
 int sp_name_index(const char *name, const char *const *names, const char *argument);
 
-/* The names of enum sp_activation, in its order, NULL-terminated. */
+/* The names of enum sp_activation but for the last, SP_GELU_LOW, in its order, NULL-terminated. */
 extern const char *const sp_activation_names[];
 
 #define SP_FLOATS(array) ((float *)PyArray_DATA(array))
