@@ -268,7 +268,8 @@ def _calibrate(model, precision: Precision, sentences: Sequence[str], named: str
         states = _last_states(model, sentences[::step], threads=1)
     else:  # another pooling may need the layers above this one's
         states = _last_states(model, sentences, step, threads=1)
-    del model._core  # before the next one takes memory
+    del model._core
+    _core.release_freed_memory()  # before the next one takes some
     precision = replace(precision, powers=smoothing_powers(core.input_ranges()), calibrated_on=named)
     return _Calibrated(precision, embeddings, sentences[::step], states)
 

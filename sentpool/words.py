@@ -24,8 +24,8 @@ _LONGEST_WORD = 64
 
 # New words are tokenised so many at a time, for every call costs as much as several words, with a token between them;
 # and so many of such texts at a time, for what the library gives back is large.
-_JOINED = 128
-_AT_ONCE = 64
+_JOINED = 64
+_AT_ONCE = 32
 _BETWEEN = "|"
 
 
