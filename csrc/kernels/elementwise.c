@@ -28,16 +28,16 @@ INLINE vf relu(vf x)
 	return v_max(v_set(0.0f), x);
 }
 
-/* GELU to 1.6e-5 min(|x|, 1), without a division: max(x, 0) - d P(d), d = min(|x|, 4.5), where P(d) is near the normal
- * distribution's part beyond d and written in powers of d - 2.25. */
+/* GELU to 1.6e-5 min(|x|, 1), without a division: max(x, 0) + d P(d), d = min(|x|, 4.5), where -P(d) is near the
+ * normal distribution's part beyond d; P is written in powers of d - 2.25. */
 INLINE vf gelu_low(vf x)
 {
-	static const float P[] = {0.012221305631101131f,   -0.03170669823884964f, 0.03573436662554741f,
-	                          -0.021640527993440628f,  0.006112282630056143f, 0.0006461992161348462f,
-	                          -0.0009988639503717422f, 0.000172130050486885f, 4.541294038062915e-05f,
-	                          -1.3317209777596872e-05f};
+	static const float P[] = {-0.012221305631101131f, 0.03170669823884964f,   -0.03573436662554741f,
+	                          0.021640527993440628f,  -0.006112282630056143f, -0.0006461992161348462f,
+	                          0.0009988639503717422f, -0.000172130050486885f, -4.541294038062915e-05f,
+	                          1.3317209777596872e-05f};
 	vf distance = v_min(v_set(4.5f), (vf)((vi)x & 0x7fffffff));
-	return v_fma(-distance, v_horner(P, 9, distance - 2.25f), relu(x));
+	return v_fma(distance, v_horner(P, 9, distance - 2.25f), relu(x));
 }
 
 INLINE vf apply(const enum sp_activation f, vf x)

@@ -140,13 +140,13 @@ static float sigmoid(float x)
 
 static float gelu_low(float x)
 {
-	static const float P[] = {0.012221305631101131f,   -0.03170669823884964f, 0.03573436662554741f,
-	                          -0.021640527993440628f,  0.006112282630056143f, 0.0006461992161348462f,
-	                          -0.0009988639503717422f, 0.000172130050486885f, 4.541294038062915e-05f,
-	                          -1.3317209777596872e-05f};
+	static const float P[] = {-0.012221305631101131f, 0.03170669823884964f,   -0.03573436662554741f,
+	                          0.021640527993440628f,  -0.006112282630056143f, -0.0006461992161348462f,
+	                          0.0009988639503717422f, -0.000172130050486885f, -4.541294038062915e-05f,
+	                          1.3317209777596872e-05f};
 	float distance = fabsf(x);
 	distance = distance > 4.5f ? 4.5f : distance;
-	return fmaf(-distance, horner(P, 9, distance - 2.25f), 0.0f > x ? 0.0f : x);
+	return fmaf(distance, horner(P, 9, distance - 2.25f), 0.0f > x ? 0.0f : x);
 }
 
 static float activate(enum sp_activation f, float x)
