@@ -63,6 +63,7 @@ class TextTokenizer:
         self.backend = backend
         self.max_positions = max_positions
         self._prefix, self._suffix = _special_ids(backend)
+        self._around = tuple(np.array(ids, ID).tobytes() for ids in self.special_ids)
         self._long_text = LongText.of(backend) or SpacedText.of(backend) or SubwordText.of(backend)
         self._words = Words.of(backend)
         self.max_seq_length = max_positions if max_seq_length is None else max_seq_length
@@ -190,7 +191,7 @@ class TextTokenizer:
         return self._long_text.head(text, size)
 
     def _packed(self, rows: list[bytes], limit: int) -> TokenBatch:
-        prefix, suffix = (np.array(ids, ID).tobytes() for ids in self.special_ids)
+        prefix, suffix = self._around
         most = limit * ID.itemsize
         packed = [prefix + row[:most] + suffix for row in rows]
         offsets = np.zeros(len(rows) + 1, np.int64)

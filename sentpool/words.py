@@ -22,6 +22,9 @@ _MOST_CHARACTERS = 1 << 17
 # Longer ones, as in languages without spaces, hardly recur: their texts are tokenised whole.
 _LONGEST_WORD = 64
 
+# Fewer texts are tokenised whole, which takes less time than to look whether their words are new.
+_FEWEST_TEXTS = 16
+
 # New words are tokenised so many at a time, for every call costs as much as several words, with a token between them;
 # and so many of such texts at a time, for what the library gives back is large.
 _JOINED = 64
@@ -53,6 +56,8 @@ class Words:
 
     def ids(self, texts: Sequence[str]) -> list[bytes]:
         """The ids (int32) of each text without special tokens."""
+        if len(texts) < _FEWEST_TEXTS:
+            return list(library_ids(self._backend, texts))
         known = self._known  # another thread may start anew meanwhile
         rows = [text.split(" ") for text in texts]
         new = dict.fromkeys(word for row in rows for word in row if word not in known)

@@ -25,8 +25,23 @@ BARRED = [
 PAIRS = [(backend, Words.of(backend)) for backend in (*backends(), *worded_backends(), *BARRED)]
 
 
+@pytest.fixture(autouse=True)
+def few_texts_are_enough():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "_FEWEST_TEXTS", 0)
+        yield
+
+
 def ids_of(learner: Words, texts: list[str]) -> list[list[int]]:
     return [np.frombuffer(row, np.int32).tolist() for row in learner.ids(texts)]
+
+
+def test_a_few_texts_are_tokenised_whole_and_their_words_not_kept(monkeypatch):
+    monkeypatch.setattr(words, "_FEWEST_TEXTS", 3)
+    backend = BARRED[0]
+    learner = Words.of(backend)
+    assert ids_of(learner, ["cat ab", "ab"]) == [whole_ids(backend, text) for text in ("cat ab", "ab")]
+    assert list(learner._known) == [""]
 
 
 @pytest.mark.parametrize(("backend", "learner"), PAIRS, ids=range(len(PAIRS)))
