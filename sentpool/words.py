@@ -2,7 +2,7 @@
 
 A BERT tokenizer ends a word at white space, whatever stands around it, and no added token reaches across (`SpacedText`
 of long_text.py says when that holds). So the ids of a text are those of what stands between its spaces, each tokenised
-alone, or with other words around it. Words recur, and to look one up takes a tenth of the time.
+alone, or with other words around it. Words recur, and to look one up takes far less time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sentpool.long_text import SpacedText
 
 ID = np.dtype(np.int32)
 
-# Beyond so many characters all words are forgotten: up to some 20,000 words, in 2 to 3 MB.
+# Beyond so many characters, some 20,000 words, all are forgotten.
 _MOST_CHARACTERS = 1 << 17
 # Longer ones, as in languages without spaces, hardly recur: their texts are tokenised whole.
 _LONGEST_WORD = 64

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -80,3 +82,9 @@ def let_others_through(path: Path) -> None:
 
 def read(path: Path, **options) -> TextTokenizer:
     return TextTokenizer.read(path, EncoderConfig.read(path), **options)
+
+
+def in_threads(number: int, work: Callable[[], object]) -> list:
+    """What `work` returns in so many threads at once; what it raises there is raised here."""
+    with ThreadPoolExecutor(number) as pool:
+        return [future.result() for future in [pool.submit(work) for _ in range(number)]]

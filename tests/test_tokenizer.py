@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import threading
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from fabricate import (
     tokenizer_json,
     write_json,
 )
-from folder_checks import SENTENCES, read
+from folder_checks import SENTENCES, in_threads, read
 from tokenizers import Tokenizer
 
 from sentpool import tokenizer, words
@@ -171,19 +170,7 @@ def test_an_error_of_another_kind_is_passed_on(tiny):
 def test_threads_share_a_tokenizer(tiny):
     texts = SENTENCES * 20 + ["the cat " * 3000, "\0" * 50_000, "中文" * 5000]
     expected = rows(tiny.encode(texts))
-    failures = []
-
-    def work():
-        for _ in range(5):
-            if rows(tiny.encode(texts)) != expected:
-                failures.append(1)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    assert all(in_threads(8, lambda: all(rows(tiny.encode(texts)) == expected for _ in range(5))))
 
 
 # The real tokenizer.

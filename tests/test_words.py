@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 from fabricate import SPECIAL_TOKENS, plain_backend, rows, tokenizer_json
+from folder_checks import in_threads
 from hypothesis import given
 from hypothesis import strategies as st
 from test_long_text import GENTLE, NASTY, SPACED_TEXTS, backends, spelling_vocabulary, whole_ids, worded_backends
@@ -116,19 +115,7 @@ def test_threads_share_words_that_are_forgotten_meanwhile(monkeypatch):
     learner = Words.of(backend)
     texts = [f"a{'b' * i} cat {'c' * i}a" for i in range(5)]
     expected = [whole_ids(backend, text) for text in texts]
-    failures = []
-
-    def work() -> None:
-        for _ in range(300):
-            if ids_of(learner, texts) != expected:
-                failures.append(1)
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    assert all(in_threads(4, lambda: all(ids_of(learner, texts) == expected for _ in range(300))))
 
 
 @pytest.mark.parametrize("content", ["a b", " ab", "a\tb", "中a"])
