@@ -47,7 +47,7 @@ class SentenceEncoder:
         time: `save_pretrained` of the model keeps them.
     int8 : {"balanced", "fast"}, optional
         With dtype="int8". Activations inside a third of the feed-forwards (rounded up), where calibrating finds that it
-        pays most, have two digits of 8 bits ("balanced", the default), or one like all others ("fast").
+        pays most, have two digits, 15 bits ("balanced", the default), or one of 8 bits like all others ("fast").
 
     Raises
     ------

@@ -49,8 +49,8 @@ class Precision:
     ----------
     dtype : {"float32", "bfloat16", "int8"}
     int8 : {"balanced", "fast"} or None
-        With int8: whether the inner activations of a third of the feed-forwards have two digits of 8 bits ("balanced"),
-        or all have one ("fast").
+        With int8: whether the inner activations of a third of the feed-forwards have two digits, 15 bits ("balanced"),
+        or all have one of 8 bits ("fast").
     powers : dict of str to ndarray, int8
         By the name of a linear layer's weight, the power of 2^(1/8) that each of its columns is smoothed by.
     two_digits : tuple of str

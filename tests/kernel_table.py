@@ -42,7 +42,7 @@ class PanelB(ctypes.Structure):
 
 _SIGNATURES = {
     "gemm": (None, P, N, PanelA, PanelB, P, N, N, N),
-    "gemm_add": (None, P, N, PanelA, PanelB, N, N, N),
+    "gemm_add": (None, P, N, PanelA, PanelB, P, N, N, N),
     "transpose": (None, P, N, P, N, N, N),
     "pack": (None, P, N, P, N, N, N),
     "pack_rows": (None, P, P, N, N, N, N),

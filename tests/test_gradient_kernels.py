@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sentpool._kernels", reason="build with SENTPOOL_KERNELS=1")
-from kernel_table import ACTIVATIONS, DIFFERENTIABLE, Guarded, Kernels, PanelA, PanelB, same  # noqa: E402
+from kernel_table import ACTIVATIONS, DIFFERENTIABLE, Guarded, Kernels, PanelA, PanelB, address, same  # noqa: E402
 from test_kernels import COLUMNS, DEPTHS, SCALAR, WIDTHS, contract, each_isa, numbers, special_values  # noqa: E402
 
 pytestmark = pytest.mark.kernels
@@ -17,12 +17,12 @@ def guarded(rng, *shape):
     return Guarded(numbers(rng, *shape))
 
 
-def gemm_add(kernels: Kernels, c, a, b, by_column):
-    """c + a @ b by panels of b; a is given as stored."""
+def gemm_add(kernels: Kernels, c, a, b, bias, by_column):
+    """c + a @ b (+ bias) by panels of b; a is given as stored."""
     panels = kernels.pack_weight(np.ascontiguousarray(b.T))
     out, x, packed = Guarded(c), Guarded(a), Guarded(panels)
     left, right = PanelA(x.address, a.shape[1], by_column), PanelB(packed.address, len(b) * kernels.nr, kernels.nr)
-    kernels.gemm_add(out.address, c.shape[1], left, right, *c.shape, len(b))
+    kernels.gemm_add(out.address, c.shape[1], left, right, address(bias), *c.shape, len(b))
     return out.array.copy()
 
 
@@ -33,21 +33,24 @@ def test_gemm_add(kernels, k):
     for m in (1, 5, 14, 15, 29):
         for n in (*COLUMNS, kernels.nr // 2):
             c, a, b = numbers(rng, m, n), numbers(rng, m, k), numbers(rng, k, n)
-            expected = gemm_add(SCALAR, c, a, b, 0)
-            assert same(gemm_add(kernels, c, a, b, 0), expected), (m, n)
-            assert same(gemm_add(kernels, c, np.ascontiguousarray(a.T), b, 1), expected), (m, n)
+            for bias in (None, numbers(rng, n)):
+                expected = gemm_add(SCALAR, c, a, b, bias, 0)
+                assert same(gemm_add(kernels, c, a, b, bias, 0), expected), (m, n)
+                assert same(gemm_add(kernels, c, np.ascontiguousarray(a.T), b, bias, 1), expected), (m, n)
 
 
 @pytest.mark.parametrize("k", DEPTHS[1:])
 def test_scalar_gemm_add_keeps_the_contract(k):
-    """Every block of 256 is added with one rounding."""
+    """Every block of 256 is added with one rounding, the bias with another."""
     rng = np.random.default_rng(k)
     c, a, b = numbers(rng, 3, 17), numbers(rng, 3, k), numbers(rng, k, 17)
     expected = c
     for start in range(0, k, 256):
         block = slice(start, start + 256)
         expected = expected + contract(a[:, block], np.ascontiguousarray(b[block].T), None)
-    assert same(gemm_add(SCALAR, c, a, b, 0), expected)
+    assert same(gemm_add(SCALAR, c, a, b, None, 0), expected)
+    bias = numbers(rng, 17)
+    assert same(gemm_add(SCALAR, c, a, b, bias, 0), expected + bias)
 
 
 def activation_backward(kernels, name, dy, x):

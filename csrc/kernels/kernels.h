@@ -74,9 +74,10 @@ struct sp_kernels {
 	/* C[m,n] = A B (+ bias[n]), by the contract in panel.c. C may not overlap A, B or bias. */
 	void (*gemm)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias, int64_t m,
 	             int64_t n, int64_t k);
-	/* C[m,n] += A B, k > 0: the chain of every block of k starts from 0 and is added with one rounding. */
-	void (*gemm_add)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m, int64_t n,
-	                 int64_t k);
+	/* C[m,n] += A B, k > 0 (then + bias[n]): the chain of every block of k starts from 0 and is added with one
+	 * rounding. */
+	void (*gemm_add)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias, int64_t m,
+	                 int64_t n, int64_t k);
 	/* Copy `count` rows [count, k] of source into columns [first, first + count) of a panel [k][nr]. */
 	void (*pack)(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);
 	/* Copy `count` rows [count, k] into the first columns of a panel [k][nr], and zeros into the others up to
@@ -182,8 +183,8 @@ extern const struct sp_kernels sp_kernels_avx2, sp_kernels_avx512;
 #define SP_DECLARE_KERNELS(isa)                                                                                        \
 	void sp_panel_gemm_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,   \
 	                         int64_t m, int64_t n, int64_t k);                                                     \
-	void sp_panel_gemm_add_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m,       \
-	                             int64_t n, int64_t k);                                                            \
+	void sp_panel_gemm_add_##isa(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b,                  \
+	                             const float *bias, int64_t m, int64_t n, int64_t k);                              \
 	void sp_panel_pack_##isa(float *panel, int64_t first, const float *source, int64_t ld, int64_t count,          \
 	                         int64_t k);                                                                           \
 	void sp_pack_rows_##isa(float *panel, const float *rows, int64_t ld, int64_t count, int64_t columns,           \

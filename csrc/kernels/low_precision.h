@@ -45,11 +45,12 @@ struct sp_int8_panels {
 };
 
 struct sp_int8_kernels {
-	int64_t digit_bytes; /* of one digit as `quantize` leaves it */
+	int64_t value_bytes[2]; /* of a value in one digit and in two, as `quantize` leaves it */
 	/* Copy `count` rows [count, k] of source into columns [first, first + count) of a panel. */
 	void (*pack)(int8_t *panel, int64_t first, const int8_t *source, int64_t ld, int64_t count, int64_t k);
-	/* Row i of x[rows, k], value by value times smooth[k] (NULL: 1), in one digit of 8 bits or in two: q[rows, ldq]
-	 * holds the upper digits, filled up with zeros, then the lower. NaN or Inf in a row makes its step NaN. */
+	/* Row i of x[rows, k], value by value times smooth[k] (NULL: 1), in one digit of 8 bits or in two of 7 and 8
+	 * bits, for products alone to read: rows of q are ldq bytes apart, filled up with zeros. NaN or Inf in a row
+	 * makes its step NaN. */
 	void (*quantize)(void *q, int64_t ldq, struct sp_row_range *range, const float *x, int64_t ldx,
 	                 const float *smooth, int digits, int64_t rows, int64_t k);
 	/* C[i, j] = step[i] * scale[j] * (q[i] . w[j]) + low[i] * offset[j] (+ bias[j]) */

@@ -233,11 +233,11 @@ void SP_ISA_NAME(sp_panel_gemm)(float *c, int64_t ldc, struct sp_panel_a a, stru
 	product(c, ldc, a, b, (struct tile_end){0, bias}, m, n, k);
 }
 
-/* C[m,n] += A[m,k] B[k,n] */
-void SP_ISA_NAME(sp_panel_gemm_add)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m,
-                                    int64_t n, int64_t k)
+/* C[m,n] += A[m,k] B[k,n] (then + bias[n]) */
+void SP_ISA_NAME(sp_panel_gemm_add)(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias,
+                                    int64_t m, int64_t n, int64_t k)
 {
-	product(c, ldc, a, b, (struct tile_end){1, NULL}, m, n, k);
+	product(c, ldc, a, b, (struct tile_end){1, bias}, m, n, k);
 }
 
 /* y[4][4] = x[4][4] transposed. */

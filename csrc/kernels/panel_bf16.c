@@ -8,7 +8,8 @@
 #include "kernels/low_precision.h"
 #include "kernels/vec_low.h"
 
-#define ROW_BLOCK 128 /* rows whose partial sums lie aside, in the level-1 cache with the widened block */
+/* Rows between two prefetches, whole tiles of them, and halves in a cache line. */
+enum { PIECE = 8 * MR, LINE = 32 };
 
 static void pack(uint16_t *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k)
 {
@@ -31,38 +32,48 @@ void SP_ISA_NAME(sp_bf16_widen)(float *y, const uint16_t *x, int64_t n)
 	}
 }
 
-/* c[rows, cols] = or += sums[rows][NR], and after the last block + bias */
-static void take_block(float *c, int64_t ldc, const float *sums, int accumulate, const float *bias, int64_t rows,
-                       int64_t cols)
+/* Where a product goes on: one block of a panel's k against all rows. */
+struct block {
+	const float *a; /* its columns of A */
+	int64_t lda, depth;
+	const uint16_t *halves;
+	int accumulate;
+	const float *bias; /* NULL but for the last */
+};
+
+/* C[m, cols] = or += a block's share. While it is computed, the next block comes from memory piece by piece. */
+static void block_forward(float *c, int64_t ldc, struct block block, int64_t m, int64_t cols)
 {
-	for (int64_t r = 0; r < rows; r++, c += ldc, sums += NR)
-		for (int64_t j = 0; j < cols; j++) {
-			float total = accumulate ? c[j] + sums[j] : sums[j];
-			c[j] = bias ? total + bias[j] : total;
-		}
+	_Alignas(64) float wide[SP_KC * NR];
+	int64_t size = block.depth * NR, pieces = (m + PIECE - 1) / PIECE;
+	SP_ISA_NAME(sp_bf16_widen)(wide, block.halves, size);
+	for (int64_t row = 0, piece = 0; row < m; row += PIECE, piece++) {
+		for (int64_t i = size * piece / pieces; i < size * (piece + 1) / pieces; i += LINE)
+			__builtin_prefetch(block.halves + size + i, 0, 2);
+		struct sp_panel_a a = {block.a + row * block.lda, block.lda, 0};
+		struct sp_panel_b b = {wide, 0, NR};
+		int64_t rows = m - row < PIECE ? m - row : PIECE;
+		if (block.accumulate)
+			SP_ISA_NAME(sp_panel_gemm_add)(c + row * ldc, ldc, a, b, block.bias, rows, cols, block.depth);
+		else
+			SP_ISA_NAME(sp_panel_gemm)(c + row * ldc, ldc, a, b, block.bias, rows, cols, block.depth);
+	}
 }
 
 static void gemm(float *c, int64_t ldc, const void *a, int64_t lda, const uint16_t *panels, const float *bias,
                  int64_t m, int64_t n, int64_t k)
 {
-	_Alignas(64) float block[SP_KC * NR], sums[ROW_BLOCK * NR];
-	for (int64_t col = 0; col < n; col += NR) {
-		const uint16_t *panel = panels + col * sp_low_depth(k);
-		int64_t cols = n - col < NR ? n - col : NR;
+	for (int64_t col = 0; col < n; col += NR)
 		for (int64_t p = 0; p < k; p += SP_KC) {
-			int64_t depth = k - p < SP_KC ? k - p : SP_KC;
-			const float *last_bias = bias && p + depth == k ? bias + col : NULL;
-			SP_ISA_NAME(sp_bf16_widen)(block, panel + p * NR, depth * NR);
-			for (int64_t row = 0; row < m; row += ROW_BLOCK) {
-				int64_t rows = m - row < ROW_BLOCK ? m - row : ROW_BLOCK;
-				const float *x = (const float *)a + row * lda + p;
-				SP_ISA_NAME(sp_panel_gemm)
-				(sums, NR, (struct sp_panel_a){x, lda, 0}, (struct sp_panel_b){block, 0, NR}, NULL,
-				 rows, NR, depth);
-				take_block(c + row * ldc + col, ldc, sums, p > 0, last_bias, rows, cols);
-			}
+			int last = k - p <= SP_KC;
+			struct block block = {(const float *)a + p,
+			                      lda,
+			                      last ? k - p : SP_KC,
+			                      panels + col * sp_low_depth(k) + p * NR,
+			                      p > 0,
+			                      bias && last ? bias + col : NULL};
+			block_forward(c + col, ldc, block, m, n - col < NR ? n - col : NR);
 		}
-	}
 }
 
 const struct sp_bf16_kernels SP_ISA_NAME(sp_bf16_kernels) = {

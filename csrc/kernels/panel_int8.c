@@ -3,8 +3,9 @@
  * One file serves every instruction set and the units for such products (unit_int8.c and amx_int8.c include it): they
  * differ in how a tile adds integers, which is exact, and in how bytes lie. Everything in float32 is one sequence of
  * operations.
- *   without a unit  digits are int16, a panel is [k filled up / 2][NR][2] bytes, two products are added at a time
- *   with one        digits are bytes, a panel is [k filled up / 4][NR][4] bytes
+ *   with a unit     digits are bytes, the upper before the lower; a panel is [k filled up / 4][NR][4] bytes
+ *   without one     one digit or two are one int16; a panel is [k filled up / 2][NR][2] bytes, two products are added at
+ *                   a time
  */
 #include "kernels/kernels.h"
 #include "kernels/low_precision.h"
@@ -30,10 +31,15 @@ typedef uint8_t digit;
 #define GROUP 2
 typedef int16_t digit;
 #endif
+/* In how many numbers of that type so many digits of a value lie. */
+#define PARTS(digits) (GROUP == 4 ? (digits) : 1)
 #define PREFETCH_BYTES 12288 /* with AVX-512 as far ahead as panel.c's */
 #define ROW_BLOCK 256
 
 #define VECTORS (SP_LOW_STEP / VL)
+
+/* The largest whole number of so many digits: 7 bits are in the upper of two, so that both fit in an int16. */
+#define LARGEST(digits) ((digits) == 2 ? 32767.0f : 255.0f)
 
 typedef digit vd __attribute__((vector_size(VL * sizeof(digit))));
 
@@ -131,61 +137,76 @@ INLINE vi whole(vf x, float low, float factor, float largest)
 	return (vi)(v_min((x - low) * factor, v_set(largest)) + 12582912.0f);
 }
 
-/* SP_LOW_STEP digits: the lowest 8 bits of as many whole numbers. */
-INLINE void put(digit *q, const vi *numbers)
+/* SP_LOW_STEP digits: the lowest bits, those of the mask, of as many whole numbers. */
+INLINE void put(digit *q, const vi *numbers, int32_t mask)
 {
 #if defined(SP_INT8_UNIT) /* vpmovdb takes longer */
-	__m512i low = _mm512_packus_epi32((__m512i)(numbers[0] & 255), (__m512i)(numbers[1] & 255));
-	__m512i high = _mm512_packus_epi32((__m512i)(numbers[2] & 255), (__m512i)(numbers[3] & 255));
+	__m512i low = _mm512_packus_epi32((__m512i)(numbers[0] & mask), (__m512i)(numbers[1] & mask));
+	__m512i high = _mm512_packus_epi32((__m512i)(numbers[2] & mask), (__m512i)(numbers[3] & mask));
 	const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 	__m512i digits = _mm512_permutexvar_epi32(in_order, _mm512_packus_epi16(low, high));
 	memcpy(q, &digits, sizeof digits);
+#elif defined(SP_ISA_AVX2)
+	UNROLL
+	for (int j = 0; j < VECTORS; j += 2) {
+		__m256i pairs = _mm256_packus_epi32((__m256i)(numbers[j] & mask), (__m256i)(numbers[j + 1] & mask));
+		__m256i digits = _mm256_permute4x64_epi64(pairs, 0xd8);
+		memcpy(q + j * VL, &digits, sizeof digits);
+	}
 #else
 	UNROLL
 	for (int j = 0; j < VECTORS; j++) {
-		vd digits = __builtin_convertvector(numbers[j] & 255, vd);
+		vd digits = __builtin_convertvector(numbers[j] & mask, vd);
 		memcpy(q + j * VL, &digits, sizeof digits);
 	}
 #endif
 }
 
-/* The first SP_LOW_STEP of n values in digits; where there are fewer, the digits behind them have no meaning. */
-INLINE void put_digits(const int digits, digit *upper, digit *lower, const float *x, const float *smooth, int64_t n,
+/* The first SP_LOW_STEP of n values of a row in digits; where there are fewer, the digits behind them have no meaning.
+ * `depth` values on lie the lower of two digits that are bytes. */
+INLINE void put_digits(const int digits, digit *q, int64_t depth, const float *x, const float *smooth, int64_t n,
                        float low, float factor)
 {
-	vi numbers[VECTORS], higher[VECTORS];
+	vi numbers[VECTORS];
 	UNROLL
 	for (int j = 0; j < VECTORS; j++) {
 		vf v = n > j * VL ? smoothed(x, smooth, j * VL, n - j * VL) : (vf){0};
-		numbers[j] = whole(v, low, factor, digits == 2 ? 65535.0f : 255.0f);
-		higher[j] = numbers[j] >> 8;
+		numbers[j] = whole(v, low, factor, LARGEST(digits));
 	}
-	put(digits == 2 ? lower : upper, numbers);
-	if (digits == 2)
-		put(upper, higher);
+	if (digits == 1) {
+		put(q, numbers, 255);
+		return;
+	}
+#if defined(SP_INT8_UNIT)
+	put(q + depth, numbers, 255);
+	UNROLL
+	for (int j = 0; j < VECTORS; j++)
+		numbers[j] >>= 8;
+	put(q, numbers, 255);
+#else
+	(void)depth;
+	put(q, numbers, 32767);
+#endif
 }
 
-INLINE void quantize_row(const int digits, digit *upper, float low, float factor, const float *x, const float *smooth,
+INLINE void quantize_row(const int digits, digit *q, float low, float factor, const float *x, const float *smooth,
                          int64_t k)
 {
 	int64_t depth = sp_low_depth(k), i = 0;
-	digit *lower = upper + depth;
 	for (; i + SP_LOW_STEP <= k; i += SP_LOW_STEP)
-		put_digits(digits, upper + i, lower + i, x + i, smooth ? smooth + i : NULL, SP_LOW_STEP, low, factor);
+		put_digits(digits, q + i, depth, x + i, smooth ? smooth + i : NULL, SP_LOW_STEP, low, factor);
 	if (i < k)
-		put_digits(digits, upper + i, lower + i, x + i, smooth ? smooth + i : NULL, k - i, low, factor);
-	for (i = k; i < depth; i++) {
-		upper[i] = 0;
-		if (digits == 2)
-			lower[i] = 0;
-	}
+		put_digits(digits, q + i, depth, x + i, smooth ? smooth + i : NULL, k - i, low, factor);
+	for (int64_t part = 0; part < PARTS(digits); part++)
+		for (i = k; i < depth; i++)
+			q[part * depth + i] = 0;
 }
 
 INLINE void quantize_rows(const int rows, const int digits, digit *q, int64_t ldq, struct sp_row_range *range,
                           const float *x, int64_t ldx, const float *smooth, int64_t k)
 {
 	float factor[ROWS];
-	find_ranges(rows, range, factor, x, ldx, smooth, digits == 2 ? 65535.0f : 255.0f, k);
+	find_ranges(rows, range, factor, x, ldx, smooth, LARGEST(digits), k);
 	for (int r = 0; r < rows; r++)
 		quantize_row(digits, q + r * ldq, range[r].low, factor[r], x + r * ldx, smooth, k);
 }
@@ -203,10 +224,11 @@ INLINE void quantize_all(const int digits, digit *q, int64_t ldq, struct sp_row_
 static void quantize(void *q, int64_t ldq, struct sp_row_range *range, const float *x, int64_t ldx, const float *smooth,
                      int digits, int64_t rows, int64_t k)
 {
+	int64_t ld = ldq / (int64_t)sizeof(digit);
 	if (digits == 2)
-		quantize_all(2, q, ldq, range, x, ldx, smooth, rows, k);
+		quantize_all(2, q, ld, range, x, ldx, smooth, rows, k);
 	else
-		quantize_all(1, q, ldq, range, x, ldx, smooth, rows, k);
+		quantize_all(1, q, ld, range, x, ldx, smooth, rows, k);
 }
 
 /* ---- products ------------------------------------------------------------------------------------------------------ */
@@ -229,12 +251,13 @@ static struct columns take_columns(struct sp_int8_panels b, const float *bias, i
 	return c;
 }
 
-/* VL values of C from the sums of one digit, or of two, the upper of which counts 256 times. */
+/* VL values of C from the sums of one digit, or of two, the upper of which counts 256 times. What the lower ones come to
+ * beyond 255 is carried, so that it does not matter how a sum was split. */
 INLINE vf dequantized(const int digits, vi upper, vi lower, struct sp_row_range range, vf scale, vf offset, vf bias)
 {
-	vf total = __builtin_convertvector(upper, vf);
+	vf total = __builtin_convertvector(digits == 2 ? upper + (lower >> 8) : upper, vf);
 	if (digits == 2)
-		total = v_fma(total, v_set(256.0f), __builtin_convertvector(lower, vf));
+		total = v_fma(total, v_set(256.0f), __builtin_convertvector(lower & 255, vf));
 	return v_fma(total * range.step, scale, offset * range.low) + bias;
 }
 
@@ -316,14 +339,39 @@ INLINE void tile_sums(const int rows, vi sum[MR][2], const digit *a, int64_t lda
 	}
 }
 
-/* `rows` x NR values of C. The sums of the upper of two digits wait in memory for those of the lower. */
+/* The same of two digits, the upper and the lower. One of them waits in memory. */
+INLINE void tile_sums_of_two(const int rows, vi upper[MR][2], vi lower[MR][2], const digit *a, int64_t lda,
+                             const int8_t *b, int64_t k)
+{
+#if defined(SP_INT8_UNIT)
+	tile_sums(rows, upper, a, lda, b, k);
+	tile_sums(rows, lower, a + k, lda, b, k);
+#else
+	enum { MOST = 512 }; /* so many products of 32767 and 127 fit in 32 bits */
+	memset(upper, 0, (size_t)rows * sizeof *upper);
+	memset(lower, 0, (size_t)rows * sizeof *lower);
+	for (int64_t p = 0; p < k; p += MOST) {
+		vi both[MR][2];
+		tile_sums(rows, both, a + p, lda, b + p * NR, k - p < MOST ? k - p : MOST);
+		UNROLL
+		for (int r = 0; r < rows; r++)
+			for (int half = 0; half < 2; half++) {
+				upper[r][half] += both[r][half] >> 8;
+				lower[r][half] += both[r][half] & 255;
+			}
+	}
+#endif
+}
+
+/* `rows` x NR values of C. */
 INLINE void tile(const int digits, const int rows, float *c, int64_t ldc, const digit *a, int64_t lda,
                  const struct sp_row_range *range, const int8_t *b, int64_t k, const struct columns *columns)
 {
 	vi upper[MR][2], lower[MR][2];
-	tile_sums(rows, upper, a, lda, b, k);
 	if (digits == 2)
-		tile_sums(rows, lower, a + k, lda, b, k);
+		tile_sums_of_two(rows, upper, lower, a, lda, b, k);
+	else
+		tile_sums(rows, upper, a, lda, b, k);
 	UNROLL
 	for (int half = 0; half < 2; half++) {
 		int j = half * VL;
@@ -399,14 +447,15 @@ static void rows_forward(float *c, int64_t ldc, const digit *q, int64_t ldq, con
 static void gemm(float *c, int64_t ldc, const void *q, int64_t ldq, const struct sp_row_range *range,
                  struct sp_int8_panels b, const float *bias, int digits, int64_t m, int64_t n, int64_t k)
 {
+	int64_t ld = ldq / (int64_t)sizeof(digit);
 	for (int64_t row = 0, rows; row < m; row += rows) {
 		rows = m - row < ROW_BLOCK ? m - row : ROW_BLOCK;
 #if defined(SP_INT8_AMX) /* whole tiles first: the registers are shaped for one height at a time */
 		rows = rows > AMX_ROWS ? rows / AMX_ROWS * AMX_ROWS : rows;
 		amx_enter(rows < AMX_ROWS ? (int)rows : AMX_ROWS);
 #endif
-		rows_forward(c + row * ldc, ldc, (const digit *)q + row * ldq, ldq, range + row, b, bias, digits, rows,
-		             n, k);
+		rows_forward(c + row * ldc, ldc, (const digit *)q + row * ld, ld, range + row, b, bias, digits, rows, n,
+		             k);
 	}
 #if defined(SP_INT8_AMX)
 	amx_leave();
@@ -420,6 +469,9 @@ const struct sp_int8_kernels sp_int8_kernels_unit =
 #else
 const struct sp_int8_kernels SP_ISA_NAME(sp_int8_kernels) =
 #endif
-	{.digit_bytes = sizeof(digit), .pack = pack, .quantize = quantize, .gemm = gemm};
+	{.value_bytes = {PARTS(1) * sizeof(digit), PARTS(2) * sizeof(digit)},
+         .pack = pack,
+         .quantize = quantize,
+         .gemm = gemm};
 
 #endif

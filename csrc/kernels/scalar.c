@@ -35,12 +35,16 @@ static void gemm(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b
 		}
 }
 
-static void gemm_add(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, int64_t m, int64_t n, int64_t k)
+static void gemm_add(float *c, int64_t ldc, struct sp_panel_a a, struct sp_panel_b b, const float *bias, int64_t m,
+                     int64_t n, int64_t k)
 {
 	for (int64_t i = 0; i < m; i++)
-		for (int64_t j = 0; j < n; j++)
+		for (int64_t j = 0; j < n; j++) {
+			float total = c[i * ldc + j];
 			for (int64_t start = 0; start < k; start += SP_KC)
-				c[i * ldc + j] = c[i * ldc + j] + chain(a, b, i, j, start, k);
+				total = total + chain(a, b, i, j, start, k);
+			c[i * ldc + j] = bias ? total + bias[j] : total;
+		}
 }
 
 static void pack(float *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k)

@@ -67,7 +67,7 @@ static void pack_int8(int8_t *panel, int64_t first, const int8_t *source, int64_
 static void quantize_row(uint8_t *q, struct sp_row_range *range, const float *x, const float *smooth, int digits,
                          int64_t k)
 {
-	float largest = digits == 2 ? 65535 : 255, low = INFINITY, high = -INFINITY;
+	float largest = digits == 2 ? 32767 : 255, low = INFINITY, high = -INFINITY;
 	int finite = 1;
 	for (int64_t i = 0; i < k; i++) {
 		float v = smooth ? x[i] * smooth[i] : x[i];
@@ -106,7 +106,8 @@ static void gemm_int8(float *c, int64_t ldc, const void *q, int64_t ldq, const s
 				for (int64_t p = 0; p < k; p++)
 					sum[digit] += row[digit * sp_low_depth(k) + p] *
 					              b.panels[j / NR * NR * sp_low_depth(k) + p * NR + j % NR];
-			float total = digits == 2 ? fmaf((float)sum[0], 256, (float)sum[1]) : (float)sum[0];
+			int32_t carry = sum[1] >> 8, rest = sum[1] & 255;
+			float total = digits == 2 ? fmaf((float)(sum[0] + carry), 256, (float)rest) : (float)sum[0];
 			float y = fmaf(total * range[i].step, b.scale[j], b.offset[j] * range[i].low);
 			c[i * ldc + j] = bias ? y + bias[j] : y;
 		}
@@ -114,4 +115,4 @@ static void gemm_int8(float *c, int64_t ldc, const void *q, int64_t ldq, const s
 
 const struct sp_bf16_kernels sp_bf16_kernels_scalar = {.pack = pack_bf16, .widen = widen, .gemm = gemm_bf16};
 const struct sp_int8_kernels sp_int8_kernels_scalar = {
-	.digit_bytes = 1, .pack = pack_int8, .quantize = quantize, .gemm = gemm_int8};
+	.value_bytes = {1, 2}, .pack = pack_int8, .quantize = quantize, .gemm = gemm_int8};

@@ -111,7 +111,7 @@ static void states_backward(struct mlm_run *run, const struct block *block, stru
 			if (v == 0)
 				kernels->gemm(dt, E, a, b, NULL, block->rows, columns, k);
 			else
-				kernels->gemm_add(dt, E, a, b, block->rows, columns, k);
+				kernels->gemm_add(dt, E, a, b, NULL, block->rows, columns, k);
 		}
 		sp_count_panel_calls(1);
 	}

@@ -300,8 +300,8 @@ static void head_backward(struct head_gradient grad, const struct head *head, co
 		struct sp_panel_b k = {head->k + keys.first * head->ld, nr, head->ld};
 		struct sp_panel_b context = {grad.context + start * grad.ldc, nr, grad.ldc};
 		kernels->gemm(grad.q + start * grad.ld, grad.ld, by_query, k, NULL, queries, d, n);
-		kernels->gemm_add(grad.k + skipped, grad.ld, dscores, q, n, d, queries);
-		kernels->gemm_add(grad.v + skipped, grad.ld, weights, context, n, d, queries);
+		kernels->gemm_add(grad.k + skipped, grad.ld, dscores, q, NULL, n, d, queries);
+		kernels->gemm_add(grad.v + skipped, grad.ld, weights, context, NULL, n, d, queries);
 		if (grad.relative)
 			add_to_diagonals(b, keys, head->T, start, queries);
 	}

@@ -113,7 +113,7 @@ static void add_group(float *dweight, const float *dy, int64_t lddy, const float
 		int64_t cols = in - column < nr ? in - column : nr;
 		kernels->activation(panel, nr, x + column, ldx, SP_IDENTITY, T, cols); /* a copy, by vectors */
 		kernels->gemm_add(dweight + column, in, (struct sp_panel_a){turned, LD_BLOCK, 0},
-		                  (struct sp_panel_b){panel, 0, nr}, rows, cols, T);
+		                  (struct sp_panel_b){panel, 0, nr}, NULL, rows, cols, T);
 	}
 }
 

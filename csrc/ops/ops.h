@@ -23,8 +23,8 @@ struct sp_matrix {
 
 /* The rows of an input as products with a weight read them. */
 struct sp_rows {
-	const void *data; /* float32, bfloat16 or digits */
-	int64_t ld;
+	const void *data;                 /* float32, bfloat16 or digits */
+	int64_t ld;                       /* of digits in bytes */
 	const struct sp_row_range *range; /* of digits */
 };
 /* Floats per row that sp_rows_for needs for inputs of up to `width` values in a format. */

@@ -1,8 +1,6 @@
 /* rows.c: the input of a linear layer as its weight's format reads it: as it is, rounded to bfloat16, or in digits. */
 #include "sentpool.h"
 
-enum { MOST_DIGITS = 2 };
-
 static int rounds_to_bf16(enum sp_format format)
 {
 	return format == SP_BFLOAT16 && sp_low_runtime()->bf16->rounds;
@@ -15,8 +13,7 @@ int64_t sp_rows_floats(enum sp_format format, int64_t width)
 		return depth * 2 / size;
 	if (format != SP_INT8)
 		return 0;
-	return (MOST_DIGITS * depth * sp_low_runtime()->int8->digit_bytes + (int64_t)sizeof(struct sp_row_range)) /
-	       size;
+	return (depth * sp_low_runtime()->int8->value_bytes[1] + (int64_t)sizeof(struct sp_row_range)) / size;
 }
 
 /* What `ranges` of a watched weight keeps. */
@@ -45,11 +42,11 @@ struct sp_rows sp_rows_for(const struct sp_matrix *weight, const float *x, int64
 		return (struct sp_rows){x, ldx, NULL};
 
 	const struct sp_int8_kernels *int8 = sp_low_runtime()->int8;
-	ld *= weight->digits;
+	ld *= int8->value_bytes[weight->digits - 1];
 	char *digits = (char *)low;
-	struct sp_row_range *range = (struct sp_row_range *)(void *)(digits + N * ld * int8->digit_bytes);
+	struct sp_row_range *range = (struct sp_row_range *)(void *)(digits + N * ld);
 	while (sp_team_take(team, N, SP_ROW_GRAIN, &first, &end))
-		int8->quantize(digits + first * ld * int8->digit_bytes, ld, range + first, x + first * ldx, ldx,
-		               weight->smooth, weight->digits, end - first, k);
+		int8->quantize(digits + first * ld, ld, range + first, x + first * ldx, ldx, weight->smooth,
+		               weight->digits, end - first, k);
 	return (struct sp_rows){digits, ld, range};
 }

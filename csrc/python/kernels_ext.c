@@ -161,13 +161,13 @@ static PyObject *low_kernels(PyObject *Py_UNUSED(module), PyObject *name)
 	if (!isa || !find_low(isa, &bf16, &int8))
 		return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_ValueError, "no kernels named %R", name);
 	return Py_BuildValue(
-		"{s:i,s:K,s:K,s:K,s:K,s:L,s:K,s:K,s:K,s:O,s:O}", "rounds", bf16->rounds, "pack_bf16",
+		"{s:i,s:K,s:K,s:K,s:K,s:(LL),s:K,s:K,s:K,s:O,s:O}", "rounds", bf16->rounds, "pack_bf16",
 		(unsigned long long)(uintptr_t)bf16->pack, "round_bf16", (unsigned long long)(uintptr_t)bf16->round,
 		"widen", (unsigned long long)(uintptr_t)bf16->widen, "gemm_bf16",
-		(unsigned long long)(uintptr_t)bf16->gemm, "digit_bytes", (long long)int8->digit_bytes, "pack_int8",
-		(unsigned long long)(uintptr_t)int8->pack, "quantize", (unsigned long long)(uintptr_t)int8->quantize,
-		"gemm_int8", (unsigned long long)(uintptr_t)int8->gemm, "runs_bf16",
-		runs_here(isa, sp_cpu_has_bf16_unit()) ? Py_True : Py_False, "runs_int8",
+		(unsigned long long)(uintptr_t)bf16->gemm, "value_bytes", (long long)int8->value_bytes[0],
+		(long long)int8->value_bytes[1], "pack_int8", (unsigned long long)(uintptr_t)int8->pack, "quantize",
+		(unsigned long long)(uintptr_t)int8->quantize, "gemm_int8", (unsigned long long)(uintptr_t)int8->gemm,
+		"runs_bf16", runs_here(isa, sp_cpu_has_bf16_unit()) ? Py_True : Py_False, "runs_int8",
 		runs_here(isa, sp_cpu_has_int8_unit()) ? Py_True : Py_False);
 }
 
