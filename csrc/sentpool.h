@@ -36,8 +36,9 @@ void sp_fail_allocation(int64_t n);
 
 /* ---- base/cpu.c: what this CPU and operating system can run ---------------------------------------------------- */
 
-int sp_cpu_has_avx2(void);   /* AVX2, FMA, BMI1, BMI2 and ymm state */
-int sp_cpu_has_avx512(void); /* besides: AVX-512 F, CD, BW, DQ, VL and zmm state */
+int sp_cpu_has_avx2(void);     /* AVX2, FMA, BMI1, BMI2 and ymm state */
+int sp_cpu_has_avx512(void);   /* besides: AVX-512 F, CD, BW, DQ, VL and zmm state */
+int sp_cpu_has_avx_vnni(void); /* besides AVX2: AVX-VNNI, the unit for int8 of many CPUs that have no AVX-512 */
 /* Of an AVX-512 CPU: units for products in low precision. That for bfloat16 counts only where it is faster than float32:
  * Intel's runs at half the speed of its multiply-add. */
 int sp_cpu_has_bf16_unit(void); /* AVX512_BF16 */
@@ -99,7 +100,7 @@ const struct sp_runtime *sp_runtime(void);
 struct sp_low_runtime {
 	const struct sp_bf16_kernels *bf16;
 	const struct sp_int8_kernels *int8;
-	const char *bf16_unit, *int8_unit; /* "amx", "avx512_bf16", "avx512_vnni", or "none" */
+	const char *bf16_unit, *int8_unit; /* "amx", "avx512_bf16", "avx512_vnni", "avx_vnni", or "none" */
 };
 const struct sp_low_runtime *sp_low_runtime(void);
 /* Names of the instruction sets that run on this CPU, NULL-terminated. */

@@ -42,7 +42,7 @@ class LowKernels:
         self.name, self.rounds = name, addresses["rounds"]
         self.runs_bf16, self.runs_int8 = addresses["runs_bf16"], addresses["runs_int8"]
         self.value_bytes = addresses["value_bytes"]  # of a value in one digit and in two
-        self.nr = Kernels("avx512" if name in ("unit", "amx") else name).nr
+        self.nr = Kernels({"unit": "avx512", "amx": "avx512", "avx_vnni": "avx2"}.get(name, name)).nr
         for kernel, arguments in self._SIGNATURES.items():
             if addresses[kernel]:
                 setattr(self, kernel, ctypes.CFUNCTYPE(None, *arguments)(addresses[kernel]))
@@ -94,7 +94,7 @@ def filled(k: int) -> int:
 
 
 SCALAR = LowKernels("scalar")
-ALL = [LowKernels(name) for name in ("generic", "avx2", "avx512", "unit", "amx")]
+ALL = [LowKernels(name) for name in ("generic", "avx2", "avx_vnni", "avx512", "unit", "amx")]
 each_bf16, each_int8 = (
     pytest.mark.parametrize("kernels", [k for k in ALL if getattr(k, f"runs_{part}")], ids=lambda k: k.name)
     for part in ("bf16", "int8")

@@ -49,6 +49,11 @@ int sp_cpu_has_avx512(void)
 	return sp_cpu_has_avx2() && (f.xcr0 & 0xE6) == 0xE6 && (f.leaf7_ebx & f_dq_cd_bw_vl) == f_dq_cd_bw_vl;
 }
 
+int sp_cpu_has_avx_vnni(void)
+{
+	return sp_cpu_has_avx2() && features().leaf7_1_eax & (1u << 4);
+}
+
 static int is_from_intel(void)
 {
 	unsigned a, b, c, d;
@@ -95,6 +100,11 @@ int sp_cpu_has_avx2(void)
 }
 
 int sp_cpu_has_avx512(void)
+{
+	return 0;
+}
+
+int sp_cpu_has_avx_vnni(void)
 {
 	return 0;
 }

@@ -24,10 +24,12 @@ static void choose(void)
 	const char *isa = sp_runtime()->kernels->isa;
 	choose_from_instruction_set(isa);
 #if defined(__x86_64__)
+	if (strcmp(isa, "avx2") == 0 && sp_cpu_has_avx_vnni())
+		chosen.int8 = &sp_int8_kernels_unit_avx2, chosen.int8_unit = "avx_vnni";
 	if (strcmp(isa, "avx512") != 0)
 		return;
 	if (sp_cpu_has_int8_unit())
-		chosen.int8 = &sp_int8_kernels_unit, chosen.int8_unit = "avx512_vnni";
+		chosen.int8 = &sp_int8_kernels_unit_avx512, chosen.int8_unit = "avx512_vnni";
 	if (sp_cpu_has_bf16_unit())
 		chosen.bf16 = &sp_bf16_kernels_unit, chosen.bf16_unit = "avx512_bf16";
 	if (sp_cpu_has_amx())

@@ -1,7 +1,7 @@
 /* low_precision.h: products against weights in bfloat16 and int8, and what each kernel promises.
  *
  * Like kernels.h, once per instruction set with a twin in scalar_low.c. Where the CPU has a unit for such products
- * (AMX, else AVX512_BF16 and AVX512_VNNI) dispatch.c puts its kernels in the place of those of the instruction set.
+ * (AMX, else AVX512_BF16 and AVX512_VNNI; AVX-VNNI beside AVX2) dispatch_low.c puts its kernels in the place of those of the instruction set.
  *   int8      every product is an exact sum of integers, then a fixed sequence of float32 operations: the same bits
  *             from every kernel and on every CPU.
  *   bfloat16  without the unit: weights are widened, and the product keeps float32's contract (panel.c), so that all
@@ -78,8 +78,8 @@ extern const struct sp_int8_kernels sp_int8_kernels_scalar, sp_int8_kernels_gene
 #if defined(__x86_64__)
 extern const struct sp_bf16_kernels sp_bf16_kernels_avx2, sp_bf16_kernels_avx512, sp_bf16_kernels_unit,
 	sp_bf16_kernels_amx;
-extern const struct sp_int8_kernels sp_int8_kernels_avx2, sp_int8_kernels_avx512, sp_int8_kernels_unit,
-	sp_int8_kernels_amx;
+extern const struct sp_int8_kernels sp_int8_kernels_avx2, sp_int8_kernels_avx512, sp_int8_kernels_unit_avx2,
+	sp_int8_kernels_unit_avx512, sp_int8_kernels_amx;
 void sp_bf16_widen_avx512(float *y, const uint16_t *x, int64_t n);
 /* What both units for bfloat16 have in common (unit_bf16.c): `pack` and `round`. */
 void sp_bf16_pack_pairs(uint16_t *panel, int64_t first, const float *source, int64_t ld, int64_t count, int64_t k);

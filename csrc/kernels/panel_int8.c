@@ -15,7 +15,7 @@
 #define SP_INT8_UNIT
 #endif
 
-#if !defined(SP_INT8_UNIT) || defined(SP_ISA_AVX512)
+#if !defined(SP_INT8_UNIT) || defined(SP_ISA_AVX512) || (defined(SP_ISA_AVX2) && !defined(SP_INT8_AMX))
 
 #if defined(SP_INT8_AMX)
 #include "kernels/amx.h"
@@ -140,12 +140,21 @@ INLINE vi whole(vf x, float low, float factor, float largest)
 /* SP_LOW_STEP digits: the lowest bits, those of the mask, of as many whole numbers. */
 INLINE void put(digit *q, const vi *numbers, int32_t mask)
 {
-#if defined(SP_INT8_UNIT) /* vpmovdb takes longer */
+#if defined(SP_INT8_UNIT) && defined(SP_ISA_AVX512) /* vpmovdb takes longer */
 	__m512i low = _mm512_packus_epi32((__m512i)(numbers[0] & mask), (__m512i)(numbers[1] & mask));
 	__m512i high = _mm512_packus_epi32((__m512i)(numbers[2] & mask), (__m512i)(numbers[3] & mask));
 	const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
 	__m512i digits = _mm512_permutexvar_epi32(in_order, _mm512_packus_epi16(low, high));
 	memcpy(q, &digits, sizeof digits);
+#elif defined(SP_INT8_UNIT)
+	const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+	UNROLL
+	for (int j = 0; j < VECTORS; j += 4) {
+		__m256i low = _mm256_packus_epi32((__m256i)(numbers[j] & mask), (__m256i)(numbers[j + 1] & mask));
+		__m256i high = _mm256_packus_epi32((__m256i)(numbers[j + 2] & mask), (__m256i)(numbers[j + 3] & mask));
+		__m256i digits = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), in_order);
+		memcpy(q + j * VL, &digits, sizeof digits);
+	}
 #elif defined(SP_ISA_AVX2)
 	UNROLL
 	for (int j = 0; j < VECTORS; j += 2) {
@@ -296,8 +305,13 @@ static void tile_forward(int digits, int rows, float *c, int64_t ldc, const digi
 INLINE vi add_products(vi sum, vi x, const int8_t *b)
 {
 #if defined(SP_INT8_UNIT)
-	/* gcc 12 copies and spills the sums around the intrinsic of this */
-	__asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(v_load_int((const int32_t *)(const void *)b)));
+	/* gcc 12 copies and spills the sums around the intrinsics of this */
+	vi w = v_load_int((const int32_t *)(const void *)b);
+#if defined(SP_ISA_AVX512)
+	__asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+#else /* without the prefix it would be AVX512_VNNI's with short registers */
+	__asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+#endif
 	return sum;
 #elif defined(SP_ISA_AVX512)
 	__m256i w;
@@ -325,7 +339,7 @@ INLINE void tile_sums(const int rows, vi sum[MR][2], const digit *a, int64_t lda
 	for (int64_t p = 0; p < k; p += GROUP) {
 		const int8_t *row = b + p * NR;
 		__builtin_prefetch(row + PREFETCH_BYTES, 0, 3);
-#if defined(SP_INT8_UNIT)
+#if GROUP * NR > 64
 		__builtin_prefetch(row + PREFETCH_BYTES + 64, 0, 3);
 #endif
 		UNROLL
@@ -465,7 +479,7 @@ static void gemm(float *c, int64_t ldc, const void *q, int64_t ldq, const struct
 #if defined(SP_INT8_AMX)
 const struct sp_int8_kernels sp_int8_kernels_amx =
 #elif defined(SP_INT8_UNIT)
-const struct sp_int8_kernels sp_int8_kernels_unit =
+const struct sp_int8_kernels SP_ISA_NAME(sp_int8_kernels_unit) =
 #else
 const struct sp_int8_kernels SP_ISA_NAME(sp_int8_kernels) =
 #endif

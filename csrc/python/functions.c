@@ -134,8 +134,8 @@ PyMethodDef sp_functions[] = {
          "as float32 (n, m)."},
 	{"config", config, METH_NOARGS, "config()\n--\n\nThe kernels and engines in use, as a dict."},
 	{"low_precision_units", low_precision_units, METH_NOARGS,
-         "low_precision_units()\n--\n\nThe units of this CPU that compute in bfloat16 and int8: 'amx', 'avx512_bf16', 'avx512_vnni' "
-         "or 'none'."},
+         "low_precision_units()\n--\n\nThe units of this CPU that compute in bfloat16 and int8: 'amx', 'avx512_bf16', 'avx512_vnni', "
+         "'avx_vnni' or 'none'."},
 	{"isas", isas, METH_NOARGS, "isas()\n--\n\nThe instruction sets that run on this CPU, best first."},
 	{"gemm_calls", gemm_calls, METH_NOARGS,
          "gemm_calls()\n--\n\nProducts computed so far by each engine, as a dict."},

@@ -25,7 +25,7 @@ static const struct sp_kernels *find(const char *isa)
 	return NULL;
 }
 
-/* The kernels for low precision of one instruction set, or of the CPU's units for them ("unit"). */
+/* The kernels for low precision of one instruction set, or of the CPU's units for them ("unit": AVX-512's). */
 static int find_low(const char *isa, const struct sp_bf16_kernels **bf16, const struct sp_int8_kernels **int8)
 {
 	static const struct {
@@ -35,7 +35,8 @@ static int find_low(const char *isa, const struct sp_bf16_kernels **bf16, const 
 	} all[] = {
 #if defined(__x86_64__)
 		{"amx", &sp_bf16_kernels_amx, &sp_int8_kernels_amx},
-		{"unit", &sp_bf16_kernels_unit, &sp_int8_kernels_unit},
+		{"unit", &sp_bf16_kernels_unit, &sp_int8_kernels_unit_avx512},
+		{"avx_vnni", &sp_bf16_kernels_avx2, &sp_int8_kernels_unit_avx2},
 		{"avx512", &sp_bf16_kernels_avx512, &sp_int8_kernels_avx512},
 		{"avx2", &sp_bf16_kernels_avx2, &sp_int8_kernels_avx2},
 #endif
@@ -146,6 +147,8 @@ static int runs_here(const char *isa, int has_unit)
 		return sp_cpu_has_amx();
 	if (strcmp(isa, "unit") == 0)
 		return has_unit;
+	if (strcmp(isa, "avx_vnni") == 0)
+		return sp_cpu_has_avx_vnni();
 	for (const char *const *name = sp_isas(); *name; name++)
 		if (strcmp(*name, isa) == 0)
 			return 1;
