@@ -20,7 +20,25 @@ class Team(ctypes.Structure):
 
 
 class Matrix(ctypes.Structure):
-    _fields_ = (("data", P), ("rows", N), ("cols", N))
+    _fields_ = (
+        *(("data", P), ("rows", N), ("cols", N), ("format", c_int)),
+        *(("digits", c_int), ("scale", P), ("offset", P), ("smooth", P), ("factors", P), ("ranges", P)),
+    )
+
+
+FORMATS = ("float32", "bfloat16", "int8")
+
+
+class LayerWeights(ctypes.Structure):
+    _fields_ = (
+        *((name, Matrix) for name in ("qkv", "attention_output", "intermediate", "gate", "output")),
+        *((f"{name}_bias", P) for name in ("qkv", "attention_output", "intermediate", "gate", "output")),
+        *(("attention_norm", P), ("attention_norm_bias", P), ("output_norm", P), ("output_norm_bias", P)),
+    )
+
+
+class Inner(ctypes.Structure):
+    _fields_ = (("activated", P), ("raw", P), ("gate", P), ("ld", N))
 
 
 class Groups(ctypes.Structure):
@@ -77,6 +95,7 @@ class PoolRequest(ctypes.Structure):
 
 _TEAM = POINTER(Team)
 _SIGNATURES = {
+    "expand_forward": (None, POINTER(Inner), P, N, POINTER(LayerWeights), c_int, N, P, _TEAM),
     "linear_backward": (None, P, N, P, N, POINTER(Matrix), N, _TEAM),
     "linear_backward_weight": (None, POINTER(Matrix), P, P, N, P, N, POINTER(Groups), P, _TEAM),
     "linear_backward_scratch": (N,),

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sentpool._kernels", reason="build with SENTPOOL_KERNELS=1")
-from kernel_table import Guarded, Kernels, address, same  # noqa: E402
+from kernel_table import ACTIVATIONS, Guarded, Kernels, address, same  # noqa: E402
+from op_table import FORMATS, Inner, LayerWeights, Matrix, call, ld, rows  # noqa: E402
+
+from sentpool import _core  # noqa: E402
 
 _kernels = __import__("sentpool._kernels", fromlist=["low_kernels"])
 
@@ -217,6 +220,39 @@ def test_int8_at_the_largest_sums(kernels, digits):
     y = kernels.int8(x, weight, scale, None, None, digits)
     assert same(y, SCALAR.int8(x, weight, scale, None, None, digits))
     np.testing.assert_allclose(y, x @ weight.T.astype(np.float64), rtol=1e-6)
+
+
+# ---- what stays float32 ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("following", FORMATS)
+@pytest.mark.parametrize("gated", [False, True])
+def test_gelu_is_the_cheaper_one_where_the_next_layer_rounds(following, gated):
+    """In int8, and in bfloat16 where the CPU has a unit for it."""
+    config = _core.config()
+    if config["gemm"] != "panel":
+        pytest.skip("weights are in panels")
+    kernels, rng = Kernels(config["isa"]), np.random.default_rng(5)
+    m, width, inner = 7, 40, 70
+    x, weight, gate = (rng.standard_normal((n, width)).astype(np.float32) for n in (m, inner, inner))
+    packed, packed_gate = kernels.pack_weight(weight), kernels.pack_weight(gate)
+    raw, factors, y = (rows(np.zeros((m, inner), np.float32)) for _ in range(3))
+    weights = LayerWeights(
+        intermediate=Matrix(address(packed), inner, width), output=Matrix(None, width, inner, FORMATS.index(following))
+    )
+    if gated:
+        weights.gate = Matrix(address(packed_gate), inner, width)
+    block = Inner(address(y), address(raw), address(factors), ld(y))
+    call("expand_forward", block, x, width, weights, ACTIVATIONS.index("gelu"), m, None)
+
+    def activated(name):
+        result = np.zeros((m, inner), np.float32)
+        kernels.activation(address(result), inner, address(raw), ld(raw), ACTIVATIONS.index(name), m, inner)
+        return result * factors if gated else result
+
+    assert not same(activated("gelu"), activated("gelu_low"))
+    rounds = following == "int8" or (following == "bfloat16" and _core.low_precision_units()["bfloat16"] != "none")
+    assert same(np.ascontiguousarray(y), activated("gelu_low" if rounds else "gelu"))
 
 
 # ---- bfloat16 --------------------------------------------------------------------------------------------------------

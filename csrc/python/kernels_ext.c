@@ -129,9 +129,16 @@ static PyObject *op(PyObject *Py_UNUSED(module), PyObject *name)
 		const char *name;
 		void (*function)(void);
 	} ops[] = {
-		OP(linear_backward),      OP(linear_backward_weight), OP(linear_backward_scratch),
-		OP(linear_transpose),     OP(layernorm_backward),     OP(layernorm_backward_weight),
-		OP(dropout_forward),      OP(attention_backward),     OP(attention_backward_scratch),
+		OP(expand_forward),
+		OP(linear_backward),
+		OP(linear_backward_weight),
+		OP(linear_backward_scratch),
+		OP(linear_transpose),
+		OP(layernorm_backward),
+		OP(layernorm_backward_weight),
+		OP(dropout_forward),
+		OP(attention_backward),
+		OP(attention_backward_scratch),
 		OP(pool_tokens_backward),
 	};
 #undef OP
