@@ -23,8 +23,7 @@ def run(settings: Settings) -> dict:
     warnings.simplefilter("ignore")
     model = SentenceEncoder(settings.model, dtype="int8", int8="fast")
     entries = []
-    for source, count in COUNTS.items():
-        given = (texts.read(source, settings.data) or texts.sample_sentences(settings.data))[:count]
+    for source, given in sources(settings).items():
         works = ways(model, texts.all_different(given[:300] if settings.quick else given), settings.threads)
         passes = {name: [] for name in works}
         for number in range(settings.rounds + 1):
@@ -35,6 +34,13 @@ def run(settings: Settings) -> dict:
                     passes[name].append(seconds)
         entries.append({"texts": len(given), "source": source, "passes": passes})
     return {"model": settings.model.name, "entries": entries}
+
+
+def sources(settings: Settings) -> dict[str, list[str]]:
+    """The texts that there are, or else the bundled ones."""
+    found = {source: texts.read(source, settings.data) for source in COUNTS}
+    found = {source: given[: COUNTS[source]] for source, given in found.items() if given}
+    return found or {"bundled": texts.sample_sentences(settings.data)}
 
 
 def ways(model, given: list[str], threads: int) -> dict[str, Callable[[], float]]:

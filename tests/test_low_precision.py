@@ -104,6 +104,7 @@ each_bf16, each_int8 = (
 )
 SIZES = [(1, 1, 1), (2, 33, 7), (5, 31, 64), (13, 32, 65), (16, 1, 128), (17, 40, 200), (31, 64, 300), (33, 17, 3)]
 SIZES += [(48, 96, 130), (129, 8, 70), (260, 35, 20), (3, 50, 1030), (15, 64, 512), (7, 33, 577)]
+SIZES += [(130, 48, 520), (130, 40, 520), (40, 20, 520)]  # several pieces and blocks, half a panel
 
 
 def case(m, n, k):
@@ -210,7 +211,7 @@ def test_int8_of_a_row_that_is_not_finite_is_nan(kernels, bad, digits):
 @each_int8
 @pytest.mark.parametrize("digits", [1, 2])
 def test_int8_at_the_largest_sums(kernels, digits):
-    """The most that a sum of 32 bits holds: SP_INT8_DEPTH products of 255 and 127."""
+    """The most that a sum of 32 bits holds: SP_INT8_DEPTH products of 255 (two digits: 32767, block by block) and 127."""
     k = 65536
     x = np.full((2, k), 1, np.float32)
     x[:, 0] = 0

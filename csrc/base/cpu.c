@@ -23,10 +23,11 @@ static struct features features(void)
 	unsigned a, b, c, d;
 	if (__get_cpuid(1, &a, &b, &c, &d))
 		f.leaf1_ecx = c;
-	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
+	if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) {
 		f.leaf7_ebx = b, f.leaf7_ecx = c, f.leaf7_edx = d;
-	if (__get_cpuid_count(7, 1, &a, &b, &c, &d))
-		f.leaf7_1_eax = a;
+		if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) /* a: the last subleaf that there is */
+			f.leaf7_1_eax = a;
+	}
 	if (f.leaf1_ecx & (1u << 27)) { /* OSXSAVE */
 		__asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
 		f.xcr0 = a;

@@ -1,7 +1,8 @@
 /* low_precision.h: products against weights in bfloat16 and int8, and what each kernel promises.
  *
  * Like kernels.h, once per instruction set with a twin in scalar_low.c. Where the CPU has a unit for such products
- * (AMX, else AVX512_BF16 and AVX512_VNNI; AVX-VNNI beside AVX2) dispatch_low.c puts its kernels in the place of those of the instruction set.
+ * (AMX, else AVX512_BF16 and AVX512_VNNI; AVX-VNNI beside AVX2) dispatch_low.c puts its kernels in the place of those of
+ * the instruction set.
  *   int8      every product is an exact sum of integers, then a fixed sequence of float32 operations: the same bits
  *             from every kernel and on every CPU.
  *   bfloat16  without the unit: weights are widened, and the product keeps float32's contract (panel.c), so that all

@@ -41,7 +41,8 @@ struct block {
 	const float *bias; /* NULL but for the last */
 };
 
-/* C[m, cols] = or += a block's share. While it is computed, the next block comes from memory piece by piece. */
+/* C[m, cols] = or += a block's share. While it is computed, weights of a whole block ahead come from memory piece by
+ * piece. */
 static void block_forward(float *c, int64_t ldc, struct block block, int64_t m, int64_t cols)
 {
 	_Alignas(64) float wide[SP_KC * NR];
@@ -49,7 +50,7 @@ static void block_forward(float *c, int64_t ldc, struct block block, int64_t m, 
 	SP_ISA_NAME(sp_bf16_widen)(wide, block.halves, size);
 	for (int64_t row = 0, piece = 0; row < m; row += PIECE, piece++) {
 		for (int64_t i = size * piece / pieces; i < size * (piece + 1) / pieces; i += LINE)
-			__builtin_prefetch(block.halves + size + i, 0, 2);
+			__builtin_prefetch(block.halves + SP_KC * NR + i, 0, 2);
 		struct sp_panel_a a = {block.a + row * block.lda, block.lda, 0};
 		struct sp_panel_b b = {wide, 0, NR};
 		int64_t rows = m - row < PIECE ? m - row : PIECE;

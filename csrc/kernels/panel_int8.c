@@ -41,8 +41,6 @@ typedef int16_t digit;
 /* The largest whole number of so many digits: 7 bits are in the upper of two, so that both fit in an int16. */
 #define LARGEST(digits) ((digits) == 2 ? 32767.0f : 255.0f)
 
-typedef digit vd __attribute__((vector_size(VL * sizeof(digit))));
-
 static void pack(int8_t *panel, int64_t first, const int8_t *source, int64_t ld, int64_t count, int64_t k)
 {
 	for (int64_t p = 0; p < k; p++)
@@ -165,6 +163,7 @@ INLINE void put(digit *q, const vi *numbers, int32_t mask)
 #else
 	UNROLL
 	for (int j = 0; j < VECTORS; j++) {
+		typedef digit vd __attribute__((vector_size(VL * sizeof(digit))));
 		vd digits = __builtin_convertvector(numbers[j] & mask, vd);
 		memcpy(q + j * VL, &digits, sizeof digits);
 	}
@@ -328,7 +327,8 @@ INLINE vi add_products(vi sum, vi x, const int8_t *b)
 #endif
 }
 
-/* Exact sums of `rows` x NR products of one digit. `rows` is a constant in every caller, so they live in registers. */
+/* Exact sums of `rows` x NR products of one digit, or of an int16. `rows` is a constant in every caller, so they live in
+ * registers. */
 INLINE void tile_sums(const int rows, vi sum[MR][2], const digit *a, int64_t lda, const int8_t *b, int64_t k)
 {
 	const digit *a_rows[MR];
@@ -353,7 +353,7 @@ INLINE void tile_sums(const int rows, vi sum[MR][2], const digit *a, int64_t lda
 	}
 }
 
-/* The same of two digits, the upper and the lower. One of them waits in memory. */
+/* The same of two digits, the upper and the lower. */
 INLINE void tile_sums_of_two(const int rows, vi upper[MR][2], vi lower[MR][2], const digit *a, int64_t lda,
                              const int8_t *b, int64_t k)
 {

@@ -272,7 +272,7 @@ static PyMethodDef methods[] = {
 	{"kernels", kernels, METH_O, "kernels(isa)\n--\n\nAddresses of the kernels of one instruction set, and nr."},
 	{"op", op, METH_O, "op(name)\n--\n\nThe address of an operation, sp_<name>."},
 	{"low_kernels", low_kernels, METH_O,
-         "low_kernels(isa)\n--\n\nAddresses of the kernels for low precision of an instruction set or 'unit'."},
+         "low_kernels(isa)\n--\n\nAddresses of the kernels for low precision of an instruction set, 'unit', 'amx' or 'avx_vnni'."},
 	{"philox", philox, METH_VARARGS, "philox(counter, seed)\n--\n\nPhilox4x32-10 of four words and a seed."},
 	{"math64", math64, METH_VARARGS, "math64(x)\n--\n\nexp(x) and log(x) in float64."},
 	{"gemm", gemm, METH_VARARGS, "gemm(a, b)\n--\n\na @ b for float32 matrices of any strides."},
