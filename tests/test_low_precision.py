@@ -211,7 +211,7 @@ def test_int8_of_a_row_that_is_not_finite_is_nan(kernels, bad, digits):
 @each_int8
 @pytest.mark.parametrize("digits", [1, 2])
 def test_int8_at_the_largest_sums(kernels, digits):
-    """The most that a sum of 32 bits holds: SP_INT8_DEPTH products of 255 (two digits: 32767, block by block) and 127."""
+    """The most that a sum of 32 bits holds: SP_INT8_DEPTH products of 255 (two digits: 512 of 32767) and 127."""
     k = 65536
     x = np.full((2, k), 1, np.float32)
     x[:, 0] = 0
