@@ -7,24 +7,23 @@ import time
 import warnings
 from collections.abc import Callable
 
+import bench_encode
 import numpy as np
 import report
 import results
-import texts
 from settings import Settings
-
-COUNTS = {"sts": 2758, "wiki": 1500, "cranfield": 160}
 
 
 def run(settings: Settings) -> dict:
-    """The section `tokenization` of the results: all in turn, round by round."""
+    """The section `tokenization` of the results: bench_encode's texts, all ways in turn, round by round."""
     from sentpool import SentenceEncoder
 
     warnings.simplefilter("ignore")
     model = SentenceEncoder(settings.model, dtype="int8", int8="fast")
+    _, workloads = next(bench_encode.plan(settings, []))
     entries = []
-    for source, given in sources(settings).items():
-        works = ways(model, texts.all_different(given[:300] if settings.quick else given), settings.threads)
+    for workload in workloads:
+        works = ways(model, workload.texts, settings.threads)
         passes = {name: [] for name in works}
         for number in range(settings.rounds + 1):
             for name, work in works.items():
@@ -32,15 +31,8 @@ def run(settings: Settings) -> dict:
                 seconds = work()
                 if number:  # the first is to warm up
                     passes[name].append(seconds)
-        entries.append({"texts": len(given), "source": source, "passes": passes})
+        entries.append({"texts": len(workload.texts), "source": workload.name, "passes": passes})
     return {"model": settings.model.name, "entries": entries}
-
-
-def sources(settings: Settings) -> dict[str, list[str]]:
-    """The texts that there are, or else the bundled ones."""
-    found = {source: texts.read(source, settings.data) for source in COUNTS}
-    found = {source: given[: COUNTS[source]] for source, given in found.items() if given}
-    return found or {"bundled": texts.sample_sentences(settings.data)}
 
 
 def ways(model, given: list[str], threads: int) -> dict[str, Callable[[], float]]:
